@@ -1,0 +1,69 @@
+"""Start a command as a job, end it, and prove that nothing of it is left.
+
+    async with await Job.start(["codex", "app-server"], user="daniel") as job:
+        ...
+    print(job.report.verdict)
+
+The room stands on its own: it knows nothing of agents, people or chats, and needs the standard library only (psutil on
+hosts without Linux's /proc). Names are loaded when they are first used, because the reaper's bare interpreter imports
+this package too and needs none of asyncio.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from corral.process.errors import JobError, LedgerError, StartError
+    from corral.process.job import DEVNULL, INHERIT, PIPE, Job
+    from corral.process.jobs import LiveJob, live_jobs
+    from corral.process.ledger import default_state_dir
+    from corral.process.report import Report, SignalCount, Survivor
+    from corral.process.sweeping import SweepResult, sweep
+    from corral.process.table import Process
+
+__all__ = [
+    "DEVNULL",
+    "INHERIT",
+    "PIPE",
+    "Job",
+    "JobError",
+    "LedgerError",
+    "LiveJob",
+    "Process",
+    "Report",
+    "SignalCount",
+    "StartError",
+    "Survivor",
+    "SweepResult",
+    "default_state_dir",
+    "live_jobs",
+    "sweep",
+]
+
+_HOME = {
+    "DEVNULL": "job",
+    "INHERIT": "job",
+    "PIPE": "job",
+    "Job": "job",
+    "JobError": "errors",
+    "LedgerError": "errors",
+    "LiveJob": "jobs",
+    "Process": "table",
+    "Report": "report",
+    "SignalCount": "report",
+    "StartError": "errors",
+    "Survivor": "report",
+    "SweepResult": "sweeping",
+    "default_state_dir": "ledger",
+    "live_jobs": "jobs",
+    "sweep": "sweeping",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

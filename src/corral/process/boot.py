@@ -1,0 +1,14 @@
+"""Starts the reaper: `python -I -S boot.py DESCRIPTOR`.
+
+-I and -S keep the caller's environment, the working folder and site-packages out of it; the folder of this package is
+all that is added to the standard library. The module itself stays small because a script is compiled at every start,
+where what it imports is not.
+"""
+
+import sys
+
+sys.path.insert(0, __file__.rsplit("/", 3)[0])
+
+from corral.process.reaper import main  # noqa: E402
+
+main(int(sys.argv[1]))

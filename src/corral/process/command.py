@@ -1,0 +1,252 @@
+"""Starting the command of a job: under this account, or through sudo under another; and why it could not be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+from corral.process import mark as marks
+from corral.process import procfs, sudo
+from corral.process.errors import StartError
+from corral.process.table import account_name
+
+_SUDO_STARTS_WITHIN = 10.0
+"""Seconds after which a sudo that is still busy (a slow directory service) is taken for started."""
+
+
+class Command(NamedTuple):
+    """What to run."""
+
+    argv: Sequence[str]
+    user: str | None
+    """The account to run as; None for this one."""
+    env: Mapping[str, str]
+    preserve: Sequence[str]
+    """Names in env that sudo is asked to pass on."""
+    cwd: str | None
+    """The folder that was asked for."""
+    here: str
+    """The supervisor's folder, which does where none was asked for."""
+    mark: int
+
+
+class Started(NamedTuple):
+    """The command is running."""
+
+    pid: int
+    user: str
+    uid: int
+
+
+def start(command: Command) -> Started:
+    """Start it, in a session of its own, over this process's standard streams. Raises StartError, with nothing left."""
+    if not command.argv:
+        raise StartError("invalid", "there is no command to run")
+    account = _account(command.user)
+    if account.pw_uid == os.getuid():
+        pid = _spawn(command.argv, command.env, command.cwd or _enterable(command.here), command.mark)
+        return Started(pid, account.pw_name, account.pw_uid)
+    program = sudo.find(command.env.get("PATH"))
+    if program is None:
+        raise StartError("sudo_missing", f"running as {account.pw_name} needs sudo, and there is none: install sudo")
+    directory = _directory_for_sudo(command.cwd, account)
+    here = command.here if _barred(command.here, account) is None else "/"
+    line = sudo.command_line(
+        program, account.pw_name, command.argv, preserve=command.preserve, directory=directory
+    )
+    pid = _spawn(line, command.env, "/" if directory else command.cwd or _enterable(here), command.mark)
+    _confirm(pid, command, account, program)
+    return Started(pid, account.pw_name, account.pw_uid)
+
+
+def release_streams() -> None:
+    """Let go of the command's standard streams: a pipe closes when the tree closes it, not when the reaper does."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    if null > 2:
+        os.close(null)
+
+
+def _account(user: str | None) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(user) if user is not None else pwd.getpwuid(os.getuid())
+    except KeyError:
+        if user is None:
+            return pwd.struct_passwd((str(os.getuid()), "", os.getuid(), os.getgid(), "", "/", ""))
+        raise StartError("unknown_user", f"there is no account named {user!r} on this host") from None
+
+
+def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: int) -> int:
+    reading, writing = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(reading)
+        os.close(writing)
+        raise StartError("fork", f"the host refuses another process ({error.strerror}): end some, or raise the limit") from error
+    if pid == 0:
+        _become(argv, env, cwd, mark, writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        # Closed by exec: an empty answer means that the command runs.
+        failure = pipe.read(64)
+    if not failure:
+        return pid
+    os.waitpid(pid, 0)
+    stage, number = failure.split()
+    raise _exec_error(stage.decode(), int(number), argv[0], cwd)
+
+
+def _become(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: int, writing: int) -> NoReturn:
+    stage = "setup"
+    try:
+        signal.set_wakeup_fd(-1)
+        os.setsid()
+        # Python ignores these two, and what is ignored stays ignored over exec.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        if mark:
+            marks.apply(mark)
+        stage = "cwd"
+        if cwd is not None:
+            os.chdir(cwd)
+        stage = "exec"
+        os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        os.write(writing, f"{stage} {error.errno or errno.EINVAL}".encode())
+    except ValueError:
+        os.write(writing, f"{stage} {errno.EINVAL}".encode())
+    finally:
+        os._exit(127)
+
+
+def _exec_error(stage: str, number: int, program: str, cwd: str | None) -> StartError:
+    text = os.strerror(number)
+    if stage == "cwd":
+        return StartError("cwd", f"the folder {cwd} cannot be entered by {account_name(os.getuid())}: {text}")
+    if stage == "setup":
+        return StartError("internal", f"{program} could not be set up: {text}")
+    if number in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(program):
+        return StartError("not_found", f"{program}: command not found; name its full path, or put its folder on PATH")
+    if number == errno.ENOEXEC:
+        text = "it is not a program (a script needs a first line such as #!/bin/sh)"
+    elif number == errno.ENOENT:
+        text = "the interpreter that its first line names does not exist"
+    return StartError("not_executable", f"{program} cannot be executed: {text}")
+
+
+def _directory_for_sudo(cwd: str | None, account: pwd.struct_passwd) -> str | None:
+    """The folder that sudo must enter itself (-D), because this account may not; None if a plain chdir does."""
+    if cwd is None:
+        return None
+    if (barred := _barred(cwd, account)) is not None:
+        raise StartError(
+            "cwd", f"{account.pw_name} may not enter {barred}: give it the right to, or choose another folder than {cwd}"
+        )
+    return None if os.path.isdir(cwd) and os.access(cwd, os.X_OK) else cwd
+
+
+def _enterable(folder: str) -> str:
+    return folder if os.access(folder, os.X_OK) else "/"
+
+
+def _barred(cwd: str, account: pwd.struct_passwd) -> str | None:
+    """The first folder on the way that the account surely may not enter, as far as this account can tell."""
+    if account.pw_uid == 0:
+        return None
+    groups = set(os.getgrouplist(account.pw_name, account.pw_gid))
+    folder = ""
+    for part in ["/", *os.path.abspath(cwd).strip("/").split("/")]:
+        folder = os.path.join(folder, part)
+        try:
+            status = os.stat(folder)
+            if sys.platform == "linux" and "system.posix_acl_access" in os.listxattr(folder):
+                continue
+        except OSError:
+            return None
+        shift = 6 if status.st_uid == account.pw_uid else 3 if status.st_gid in groups else 0
+        if not status.st_mode >> shift & 1:
+            return folder
+    return None
+
+
+def _confirm(pid: int, command: Command, account: pwd.struct_passwd, program: str) -> None:
+    """Wait until sudo has started the command. Raises StartError if it refused."""
+    deadline = time.monotonic() + _SUDO_STARTS_WITHIN
+    pause = 0.001
+    while time.monotonic() < deadline:
+        if _has_started(pid, account.pw_uid):
+            return
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            break
+        time.sleep(pause)
+        pause = min(pause * 1.3, 0.02)
+    else:
+        return
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if ended is None or ended.si_code != os.CLD_EXITED or ended.si_status != 1:
+        return  # sudo says 1 of its own failures; anything else is the command's word.
+    line = procfs.stat(pid) if sys.platform == "linux" else None
+    # A sudo that waited for a child shows that child's page faults: it ran the command, however briefly.
+    ran = line is None or line.children_faults > 0
+    refusal = _why_refused(command, account, program, ran)
+    if refusal is not None:
+        os.waitpid(pid, 0)
+        raise refusal
+
+
+def _has_started(pid: int, uid: int) -> bool:
+    if sys.platform != "linux":
+        return False
+    process = procfs.read(pid)
+    if process is None or process.uid == uid:
+        return True  # Hidden (hidepid=2), so that nothing can be learnt; or sudo became the command.
+    return any(below.uid == uid for below in procfs.descendants(pid))
+
+
+def _why_refused(command: Command, account: pwd.struct_passwd, program: str, ran: bool) -> StartError | None:
+    user, service = account.pw_name, account_name(os.getuid())
+    name = command.argv[0]
+    listed = sudo.run([program, "-n", "-u", user, "-l", "--", *command.argv])
+    wanted = sudo.rule(
+        service,
+        user,
+        _full_path(name, command.env.get("PATH", os.defpath)),
+        environment=bool(command.preserve),
+        directory=command.cwd is not None,
+    )
+    advice = f"add to sudoers: {wanted}"
+    if listed.status is None:
+        return StartError("internal", f"sudo could not be asked about {name}: {listed.message}")
+    if listed.status == 0:
+        if ran:
+            return None
+        more = " or does not pass on these variables" if command.preserve else ""
+        return StartError("sudo_password", f"sudo knows {name} as {user}, but asks for a password{more}: {advice}")
+    if "command not found" in listed.message:
+        if os.path.exists(name):
+            return StartError("not_executable", f"{name} cannot be executed by {user}: check its mode")
+        return StartError("not_found", f"{name}: command not found by sudo; name its full path")
+    if "password" in listed.message:
+        return StartError(
+            "sudo_password", f"sudo has no rule for {name} as {user} that works without a password: {advice}"
+        )
+    return StartError("sudo_rule", f"sudo has no rule for {name} as {user}: {advice}")
+
+
+def _full_path(name: str, path: str) -> str:
+    if os.sep in name:
+        return name
+    for folder in path.split(os.pathsep):
+        candidate = os.path.join(folder, name)
+        if os.access(candidate, os.X_OK):
+            return candidate
+    return name

@@ -1,0 +1,208 @@
+"""The one way in which a tree ends: TERM, grace, rounds of KILL until the tracker says that nothing is left.
+
+The reaper, the supervisor that inherits from a killed reaper, and the sweep all run this same code over a tracker.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from corral.process import signals
+from corral.process.report import Report, Survivor, judge
+from corral.process.signals import Signaller
+from corral.process.table import Identity, Process, ProcessTable, account_name
+from corral.process.trackers import Tracker
+
+_SUDO_PATIENCE = 1.0
+"""Seconds that a sudo is given to close its PAM session and exit once nothing lives below it."""
+_SHORTEST, _LONGEST = 0.001, 0.05
+_RETRY_FIRST, _RETRY_LAST = 0.2, 2.0
+_WAKE_EVERY = 0.5
+_FREEZE_PASSES = 3
+_WALK_SHARE = 3.0
+"""Between two walks at least this many times the last walk's duration passes: a large tree costs a bounded share."""
+
+
+class Ladder(NamedTuple):
+    """Seconds for the steps of an ending."""
+
+    grace: float = 5.0
+    """From TERM to the first KILL. 0 skips TERM."""
+    kill: float = 10.0
+    """For the rounds of KILL, before survivors are reported."""
+
+
+class Ending:
+    """One ending of one tree. `wait` sleeps, the given seconds at the most, and may return early on news."""
+
+    def __init__(
+        self, tracker: Tracker, signaller: Signaller, table: ProcessTable, wait: Callable[[float], None]
+    ) -> None:
+        self._tracker = tracker
+        self._signaller = signaller
+        self._table = table
+        self._wait = wait
+        self._killed: dict[Identity, tuple[float, int]] = {}
+        self._idle_sudo: dict[Identity, float] = {}
+        self._rounds = 0
+        self._cost = 0.0
+        self._grace_ends = 0.0
+        self.notes: list[str] = []
+
+    def hurry(self, grace: float) -> None:
+        """Shorten a grace that is running: whoever asks last with less patience is heard."""
+        self._grace_ends = min(self._grace_ends, time.monotonic() + grace)
+
+    def run(self, ladder: Ladder, *, cause: str, ended_by: str) -> Report:
+        """End the tree. Never raises: whatever fails on the way is noted, and the tree is not let go."""
+        began = time.monotonic()
+        self._grace_ends = began + ladder.grace
+        empty = self._guarded(self._is_empty)
+        if not empty and ladder.grace > 0:
+            empty = self._guarded(self._ask_to_end)
+        if not empty:
+            deadline = time.monotonic() + ladder.kill
+            while not empty and time.monotonic() < deadline:
+                empty = self._guarded(lambda: self.kill_until(deadline))
+        survivors = () if empty else self._survivors()
+        return Report(
+            verdict=judge(self._tracker.proof, empty, survivors),
+            proof=self._tracker.proof if empty else None,
+            seconds=time.monotonic() - began,
+            signals=self._signaller.counts,
+            survivors=survivors,
+            cause=cause,
+            ended_by=ended_by,
+            notes=tuple(self.notes),
+        )
+
+    def kill_until(self, deadline: float) -> bool:
+        """Rounds of KILL until nothing is left (True) or the deadline of time.monotonic() has passed (False)."""
+        pause = _SHORTEST
+        next_walk = 0.0
+        while not self._is_empty():
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            if now >= next_walk:
+                if self._kill_round():
+                    pause = _SHORTEST
+                next_walk = time.monotonic() + max(pause, _WALK_SHARE * (time.monotonic() - now))
+            self._wait(max(_SHORTEST, self._cost, min(next_walk, deadline) - time.monotonic()))
+            pause = min(pause * 1.5, _LONGEST)
+        return True
+
+    def _is_empty(self) -> bool:
+        began = time.monotonic()
+        empty = self._tracker.empty()
+        # A scan of a large host is costly: between two of them a multiple of that time passes.
+        self._cost = _WALK_SHARE * (time.monotonic() - began)
+        return empty
+
+    def _ask_to_end(self) -> bool:
+        members = self._tracker.members()
+        gentle = signals.spare_sudo(members)
+        self._signaller.send(signal.SIGTERM, gentle)
+        if self._signaller.refusals:
+            # Without a rule for kill there is still the relay: sudo passes TERM on to its command.
+            self._signaller.send(signal.SIGTERM, [process for process in members if process not in gentle])
+        self._continue_stopped(members)
+        pause, next_wake = _SHORTEST, time.monotonic() + _WAKE_EVERY
+        while not (empty := self._is_empty()) and (now := time.monotonic()) < self._grace_ends:
+            if now >= next_wake:
+                self._continue_stopped(self._tracker.members())
+                next_wake = now + _WAKE_EVERY
+            self._wait(min(max(pause, self._cost), self._grace_ends - now))
+            pause = min(pause * 1.5, _LONGEST)
+        return empty
+
+    def _continue_stopped(self, members: list[Process]) -> None:
+        # TERM stays pending on a stopped process, and a stopped sudo relays nothing.
+        stopped = [process for process in members if process.stopped]
+        if stopped:
+            self._signaller.send(signal.SIGCONT, stopped)
+
+    def _kill_round(self) -> bool:
+        """One walk and one KILL to whoever is due. True if anybody was."""
+        members = self._tracker.members()
+        due = self._due(members)
+        if not due:
+            return False
+        self._rounds += 1
+        if self._tracker.freezes:
+            self._freeze()
+            due = self._due(self._tracker.members()) or due
+        # From the second round on there is somebody who forks faster than we look.
+        self._signaller.send(signal.SIGKILL, due, with_groups=self._rounds > 1)
+        now = time.monotonic()
+        for process in due:
+            _, attempts = self._killed.get(process.identity, (0.0, 0))
+            self._killed[process.identity] = (now + min(_RETRY_FIRST * 2**attempts, _RETRY_LAST), attempts + 1)
+        return True
+
+    def _freeze(self) -> None:
+        # From the root down, and again for whoever was started meanwhile: a stopped process starts nobody.
+        for _ in range(_FREEZE_PASSES):
+            running = [p for p in self._tracker.members() if not p.stopped and not signals.is_sudo(p)]
+            if not running:
+                return
+            self._signaller.send(signal.SIGSTOP, running, outermost_first=True)
+
+    def _due(self, members: list[Process]) -> list[Process]:
+        now = time.monotonic()
+        due = []
+        for process in signals.spare_sudo(members):
+            if signals.is_sudo(process) and not self._patience_is_over(process, now):
+                continue
+            if self._killed.get(process.identity, (0.0, 0))[0] <= now:
+                due.append(process)
+        return due
+
+    def _patience_is_over(self, process: Process, now: float) -> bool:
+        since = self._idle_sudo.setdefault(process.identity, now)
+        if process.stopped:
+            self._signaller.send(signal.SIGCONT, [process])
+        return now - since >= _SUDO_PATIENCE
+
+    def _survivors(self) -> tuple[Survivor, ...]:
+        try:
+            members = self._tracker.members()
+        except OSError as error:
+            self.notes.append(f"the survivors could not be listed: {error}")
+            members = []
+        spared = {process.pid for process in members} - {process.pid for process in signals.spare_sudo(members)}
+        return tuple(
+            Survivor(
+                pid=process.pid,
+                start_time=process.start_time,
+                user=account_name(process.uid),
+                state=process.state,
+                command=self._table.command(process.pid) or process.comm,
+                reason=self._reason(process, process.pid in spared),
+            )
+            for process in members
+        )
+
+    def _reason(self, process: Process, spared: bool) -> str:
+        if spared:
+            return "it is the sudo above living processes, and is never killed over their heads: it goes when they go"
+        if process.state == "D":
+            return "it is in an uninterruptible sleep (state D): it ends when the device or file system answers"
+        if process.uid in self._signaller.refusals:
+            return self._signaller.refusals[process.uid]
+        if process.state == "t":
+            return "it is held by a debugger (state t): end the debugger"
+        return "it was sent KILL and has not ended yet: look at its state and at its children with `corral ps`"
+
+    def _guarded(self, step: Callable[[], bool]) -> bool:
+        try:
+            return step()
+        except Exception as error:  # Whatever fails here, the tree must not be let go: it is noted, and tried again.
+            note = f"{type(error).__name__}: {error}"
+            if note not in self.notes:
+                self.notes.append(note)
+            self._wait(_LONGEST)
+            return False

@@ -1,0 +1,23 @@
+"""What can go wrong when a job is started or kept. Every message says what happened and what to do."""
+
+from __future__ import annotations
+
+
+class JobError(Exception):
+    """Anything this room could not do."""
+
+
+class StartError(JobError):
+    """The command was not started; nothing is left running.
+
+    kind is one of `not_found`, `not_executable`, `cwd`, `unknown_user`, `sudo_rule`, `sudo_password`, `sudo_missing`,
+    `fork`, `ledger`, `invalid`, `internal`.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class LedgerError(JobError):
+    """The ledger's folder, key or record cannot be used."""

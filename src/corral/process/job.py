@@ -1,0 +1,413 @@
+"""The supervisor's side of a job: asyncio streams to the command, and one ending that any number of callers share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from corral.process import ledger, lifeline, procfs
+from corral.process import mark as marks
+from corral.process.ending import Ladder
+from corral.process.errors import JobError, StartError
+from corral.process.inherit import Inheritance, become_subreaper, stop_being_subreaper
+from corral.process.report import Report
+from corral.process.table import Process
+
+PIPE = subprocess.PIPE
+DEVNULL = subprocess.DEVNULL
+INHERIT = None
+
+TRACKERS = ("auto", "subreaper", "subreaper-scan", "portable")
+
+_START_WITHIN = 30.0
+_REAPER_MARGIN = 10.0
+"""Seconds beyond its ladder after which a reaper that has not reported (a stopped one) is killed and inherited from."""
+_EXIT_WITHIN = 5.0
+_STREAM_LIMIT = 1 << 20
+_BOOT = os.path.join(os.path.dirname(__file__), "boot.py")
+# What sudo and the reaper need to work; a command under another account gets its environment from sudo.
+_BARE_NAMES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ")
+
+
+class Job:
+    """One supervised command. Made by `Job.start`; used as an async context manager it is ended on the way out.
+
+    It belongs to the event loop that it was started in.
+    """
+
+    def __init__(self, job_id: str, ladder: Ladder, state_dir: str, report_file: str | None, mark: int) -> None:
+        self.id = job_id
+        self.pid = -1
+        """The command's pid; sudo's, when it runs under another account."""
+        self.reaper_pid = -1
+        self.user = ""
+        """The account that the command runs as."""
+        self.stdin: asyncio.StreamWriter | None = None
+        self.stdout: asyncio.StreamReader | None = None
+        self.stderr: asyncio.StreamReader | None = None
+        self.notices: list[str] = []
+        """Sentences for the person: a missing rule, a message that was not understood."""
+        self._ladder = ladder
+        self._state_dir = state_dir
+        self._report_file = report_file
+        self._mark = mark
+        self._start_time = -1
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._started: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._status: asyncio.Future[int] = loop.create_future()
+        self._report: asyncio.Future[Report] = loop.create_future()
+        self._wire: _Wire | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._read_transports: list[asyncio.ReadTransport] = []
+        self._collecting = 0
+        self._adopts = False
+
+    @classmethod
+    async def start(
+        cls,
+        argv: Sequence[str],
+        *,
+        user: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        stdin: int | None = PIPE,
+        stdout: int | None = PIPE,
+        stderr: int | None = PIPE,
+        grace: float = 5.0,
+        kill: float = 10.0,
+        state_dir: str | os.PathLike[str] | None = None,
+        report_file: str | os.PathLike[str] | None = None,
+        tracker: str = "auto",
+        label: str = "",
+    ) -> Job:
+        """Start a command below a reaper of its own.
+
+        user: the account to run as (`sudo -n -H -u USER`); None or this account's own name for this one.
+        env: replaces the environment. Under another account sudo makes the environment, and env names what it is
+            asked to pass on besides (which needs SETENV in the rule). It never appears in an argument list.
+        cwd: the folder to start in; None for this process's own, or / where the account may not enter that.
+        stdin, stdout, stderr: PIPE, DEVNULL, INHERIT or a file descriptor.
+        grace, kill: seconds from TERM to KILL, and for the rounds of KILL before survivors are reported.
+        report_file: where the reaper writes the report's JSON when the tree has ended, whether or not the supervisor
+            lives to see it.
+        tracker: `auto`, or `portable` to do as a host without subreapers must.
+
+        Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either.
+        """
+        if tracker not in TRACKERS:
+            raise StartError("invalid", f"tracker {tracker!r} is not one of {', '.join(TRACKERS)}")
+        if not argv:
+            raise StartError("invalid", "there is no command to run")
+        if bad := [word for word in [*argv, *(env or {}), *(env or {}).values()] if "\0" in word]:
+            raise StartError("invalid", f"{bad[0]!r} holds a NUL byte")
+        if grace < 0 or kill < 0:
+            raise StartError("invalid", "grace and kill are seconds, and not negative")
+        folder = os.path.abspath(state_dir if state_dir is not None else ledger.default_state_dir())
+        report_path = os.path.abspath(report_file) if report_file is not None else None
+        job = cls(ledger.new_id(), Ladder(grace, kill), folder, report_path, marks.choose())
+        own, preserve = _environment(user, env)
+        await job._begin(
+            {
+                "id": job.id,
+                "argv": list(argv),
+                "user": user,
+                "env": own,
+                "preserve": preserve,
+                "cwd": os.path.abspath(cwd) if cwd is not None else None,
+                "here": _here(),
+                "grace": grace,
+                "kill": kill,
+                "state_dir": folder,
+                "report_file": report_path,
+                "tracker": tracker,
+                "label": label,
+                "mark": job._mark,
+            },
+            (stdin, stdout, stderr),
+        )
+        return job
+
+    @property
+    def report(self) -> Report | None:
+        """The report, once the ending is over."""
+        return self._report.result() if self._report.done() else None
+
+    @property
+    def returncode(self) -> int | None:
+        """The command's status as `wait` gives it, or None while it runs."""
+        return self._status.result() if self._status.done() else None
+
+    async def wait(self) -> int:
+        """Wait for the command: its status, or -N if signal N ended it, as subprocess has it.
+
+        If the reaper was killed, and the status went with it, that is -9.
+        """
+        return await asyncio.shield(self._status)
+
+    async def ended(self) -> Report:
+        """Wait for the ending without asking for it. The command's exit is a reason to end what it left behind."""
+        return await asyncio.shield(self._report)
+
+    async def end(self, *, grace: float | None = None) -> Report:
+        """End the tree and say what can be proven.
+
+        Any number of callers, at once or later, share one ending and get the same report. A caller that is cancelled
+        does not cut it short; one with a shorter grace hurries it.
+        """
+        if not self._report.done():
+            wanted = self._ladder.grace if grace is None else grace
+            self._send({"end": {"grace": wanted}})
+            self._watch_the_reaper(wanted)
+        return await self.ended()
+
+    def tree(self) -> list[Process]:
+        """The living tree now, parents before children; the command has depth 1. Empty on hosts without /proc."""
+        if self._report.done() or sys.platform != "linux":
+            return []
+        return [process for process in procfs.descendants(self.reaper_pid) if process.living]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.end()
+
+    async def _begin(self, config: dict[str, Any], streams: tuple[int | None, int | None, int | None]) -> None:
+        own, theirs = socket.socketpair()
+        own.setblocking(False)
+        self._adopts = config["tracker"] != "portable"
+        if self._adopts:
+            become_subreaper()
+        try:
+            self._reaper = _start_reaper(theirs.fileno(), streams)
+        except BaseException:
+            own.close()
+            self._stop_adopting()
+            raise
+        finally:
+            theirs.close()
+        self.reaper_pid = self._reaper.pid
+        try:
+            _, self._wire = await self._loop.create_connection(lambda: _Wire(self), sock=own)
+        except BaseException:
+            # The closed lifeline ends the reaper, which has nothing yet.
+            own.close()
+            self._stop_adopting()
+            raise
+        try:
+            self._send({"start": config})
+            await self._connect_streams(self._reaper)
+            async with asyncio.timeout(_START_WITHIN):
+                started = await asyncio.shield(self._started)
+        except StartError as error:
+            await self._failed_to_start(error)
+        except TimeoutError:
+            self._abandon()
+            raise StartError("internal", f"the reaper did not start the command in {_START_WITHIN:g} s") from None
+        except BaseException:
+            # Cancelled: the ending runs on, driven by the wire, and needs nobody to wait for it.
+            self._abandon()
+            raise
+        else:
+            self.pid, self._start_time, self.user = started["pid"], started["start_time"], started["user"]
+
+    async def _connect_streams(self, reaper: subprocess.Popen[bytes]) -> None:
+        if reaper.stdin is not None:
+            # A protocol with a reader of its own, because StreamWriter.wait_closed asks it.
+            transport, protocol = await self._loop.connect_write_pipe(
+                lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), reaper.stdin
+            )
+            self.stdin = asyncio.StreamWriter(transport, protocol, None, self._loop)
+        for name in ("stdout", "stderr"):
+            pipe = getattr(reaper, name)
+            if pipe is not None:
+                reader = asyncio.StreamReader(limit=_STREAM_LIMIT)
+                transport, _ = await self._loop.connect_read_pipe(
+                    lambda reader=reader: asyncio.StreamReaderProtocol(reader), pipe
+                )
+                self._read_transports.append(transport)
+                setattr(self, name, reader)
+
+    async def _failed_to_start(self, error: StartError) -> None:
+        said = b""
+        try:
+            async with asyncio.timeout(_EXIT_WITHIN):
+                await asyncio.shield(self._report)
+                if self.stderr is not None:
+                    said = await self.stderr.read(2048)
+        except TimeoutError:
+            pass
+        self._close_streams()
+        text = said.decode("utf-8", "replace").strip()
+        raise StartError(error.kind, f"{error} (it said: {text})" if text else str(error)) from None
+
+    def _stop_adopting(self) -> None:
+        if self._adopts:
+            stop_being_subreaper()
+
+    def _abandon(self) -> None:
+        self._started.add_done_callback(lambda started: started.exception())
+        self._send({"end": {"grace": 0}})
+        self._watch_the_reaper(0)
+        self._report.add_done_callback(lambda _: self._close_streams())
+
+    def _close_streams(self) -> None:
+        if self.stdin is not None:
+            self.stdin.close()
+        for transport in self._read_transports:
+            transport.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        if self._wire is not None and self._wire.transport is not None:
+            self._wire.transport.write(lifeline.encode(message))
+
+    def _watch_the_reaper(self, grace: float) -> None:
+        """A reaper that was stopped would neither report nor let go: give it its time, then inherit from it."""
+        if self._watchdog is None and self._reaper is not None:
+            reaper = self._reaper
+            self._watchdog = self._loop.call_later(grace + self._ladder.kill + _REAPER_MARGIN, reaper.kill)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if "started" in message and not self._started.done():
+            self._started.set_result(message["started"])
+        elif "error" in message and not self._started.done():
+            self._started.set_exception(StartError(message["error"]["kind"], message["error"]["message"]))
+        elif "exited" in message and not self._status.done():
+            self._status.set_result(int(message["exited"]))
+        elif "notice" in message:
+            self.notices.append(str(message["notice"]))
+        elif "ending" in message:
+            self._watch_the_reaper(self._ladder.grace)
+        elif "report" in message:
+            self._finish(Report.from_json(message["report"]))
+
+    def _finish(self, report: Report) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        if not self._status.done():
+            self._status.set_result(-signal.SIGKILL)
+        if not self._report.done():
+            self._report.set_result(report)
+
+    def _on_lifeline_closed(self) -> None:
+        """The reaper has gone: as it should, after its report, or killed."""
+        if self._wire is not None:
+            self._wire.transport = None
+        self._collect_reaper()
+
+    def _collect_reaper(self) -> None:
+        assert self._reaper is not None
+        if self._reaper.poll() is None and self._collecting < 1000:
+            # Its end of the lifeline closes a moment before it can be waited for.
+            self._collecting += 1
+            self._loop.call_later(_EXIT_WITHIN / 1000, self._collect_reaper)
+            return
+        if self._report.done():
+            self._stop_adopting()
+        else:
+            self._inherit()
+
+    def _inherit(self) -> None:
+        """The reaper was killed: the tree has fallen to this process, which ends it."""
+        if not self._started.done():
+            self._started.set_exception(StartError("internal", "the reaper died before it could start the command"))
+        seeds = {(self.pid, self._start_time)} if self.pid > 0 else set()
+        inheritance = Inheritance(
+            state_dir=self._state_dir,
+            job_id=self.id,
+            command_pid=self.pid,
+            seeds=seeds,
+            mark=self._mark,
+            user=self.user,
+            ladder=self._ladder,
+            report_file=self._report_file,
+            adopts=self._adopts,
+        )
+        inheritance.start(self._loop, self._inherited)
+
+    def _inherited(self, report: Report, status: int | None) -> None:
+        self._stop_adopting()
+        if status is not None and not self._status.done():
+            self._status.set_result(status)
+        self._finish(report)
+
+
+class _Wire(asyncio.Protocol):
+    """The supervisor's end of the lifeline."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._decoder = lifeline.Decoder()
+        self.transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._decoder.feed(data):
+            if isinstance(message, dict):
+                self._job._on_message(message)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._job._on_lifeline_closed()
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
+def _start_reaper(
+    descriptor: int, streams: tuple[int | None, int | None, int | None]
+) -> subprocess.Popen[bytes]:
+    stdin, stdout, stderr = streams
+    if not sys.executable:
+        raise StartError("internal", "this Python does not know its own interpreter (sys.executable is empty)")
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", _BOOT, str(descriptor)],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            bufsize=0,
+            pass_fds=[descriptor],
+            start_new_session=True,
+            env={name: os.environ[name] for name in _BARE_NAMES if name in os.environ},
+            cwd="/",
+        )
+    except OSError as error:
+        raise StartError(
+            "fork", f"the reaper could not be started ({error.strerror}): end some processes, or raise the limit"
+        ) from error
+
+
+def _environment(user: str | None, env: Mapping[str, str] | None) -> tuple[dict[str, str], list[str]]:
+    """The environment of the command (or of the sudo above it), and the names that sudo is to pass on."""
+    import pwd
+
+    try:
+        same = user is None or pwd.getpwnam(user).pw_uid == os.getuid()
+    except KeyError:
+        same = False
+    if same:
+        return dict(os.environ if env is None else env), []
+    bare = {name: os.environ[name] for name in _BARE_NAMES if name in os.environ}
+    return {**bare, **(env or {})}, sorted(env or {})
+
+
+__all__ = ["DEVNULL", "INHERIT", "PIPE", "Job", "JobError"]

@@ -1,0 +1,81 @@
+"""The live jobs of a ledger with their trees, for `corral ps` and for whoever watches."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from corral.process import ledger, procfs
+from corral.process.ledger import Entry
+from corral.process.table import Process, ProcessTable, account_name, host_table
+from corral.process.trackers import grow
+
+
+class LiveJob(NamedTuple):
+    """A job and what is alive of it now."""
+
+    entry: Entry
+    state: str
+    """`running`; `ending` when its supervisor is gone; `orphaned` when its reaper is gone too: sweep it."""
+    reaper: Process | None
+    tree: tuple[Process, ...]
+    """Parents before children; the command has depth 1."""
+
+    def to_json(self, table: ProcessTable) -> dict[str, Any]:
+        """The object that `corral ps --json` prints for a job. Memory is in bytes."""
+        return {
+            "id": self.entry.id,
+            "label": self.entry.label,
+            "state": self.state,
+            "user": self.entry.user,
+            "command": self.entry.command,
+            "started": self.entry.started,
+            "reaper": self.reaper.pid if self.reaper else None,
+            "tree": [
+                {
+                    "pid": process.pid,
+                    "ppid": process.ppid,
+                    "depth": process.depth,
+                    "user": account_name(process.uid),
+                    "state": process.state,
+                    "start_time": process.start_time,
+                    "rss": process.rss,
+                    "command": table.command(process.pid) or process.comm,
+                }
+                for process in self.tree
+            ],
+        }
+
+
+def live_jobs(state_dir: str | os.PathLike[str] | None = None) -> list[LiveJob]:
+    """Every job of the ledger of which something lives, oldest first.
+
+    Raises LedgerError for a ledger that is not this account's.
+    """
+    table = host_table()
+    boot = table.boot_id()
+    found: list[LiveJob] = []
+    for entry in ledger.entries(os.path.abspath(state_dir or ledger.default_state_dir())):
+        if not isinstance(entry, Entry) or entry.boot_id != boot:
+            continue
+        job = _look(table, entry)
+        if job.tree or job.reaper:
+            found.append(job)
+    return found
+
+
+def _look(table: ProcessTable, entry: Entry) -> LiveJob:
+    reaper = _alive(table, entry.reaper)
+    supervisor = _alive(table, entry.supervisor)
+    if reaper is not None and table is procfs:
+        tree = [process for process in procfs.descendants(reaper.pid) if process.living]
+    else:
+        rows = table.scan()
+        tree = [process for process in grow(rows, [r for r in rows if r.identity in entry.members]) if process.living]
+    state = "running" if supervisor and reaper else "ending" if reaper or supervisor else "orphaned"
+    return LiveJob(entry, state, reaper, tuple(tree))
+
+
+def _alive(table: ProcessTable, identity: tuple[int, int]) -> Process | None:
+    process = table.read(identity[0])
+    return process if process is not None and process.identity == identity and process.living else None

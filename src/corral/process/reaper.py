@@ -1,0 +1,392 @@
+"""The reaper: one process per job, which starts the command, adopts what it loses, ends the tree and says so.
+
+It runs in a bare interpreter (`boot.py`) with the standard library only, in one thread and a session of its own. It
+ends the tree when the command exits, when it is asked, when the lifeline closes or the supervisor is gone, and on TERM.
+No failure of its own lets go of the tree: it stays, above what is left, for as long as anything is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from corral.process import command, lifeline, sudo
+from corral.process.command import Command, Started
+from corral.process.ending import Ending, Ladder
+from corral.process.errors import LedgerError, StartError
+from corral.process.ledger import Record
+from corral.process.report import Report
+from corral.process.signals import Signaller
+from corral.process.table import Process, account_name, host_table
+from corral.process.trackers import Portable, Subreaper, Tracker
+
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+
+_CONFIG_WITHIN = 30.0
+_SEND_WITHIN = 2.0
+_REFRESH_FIRST, _REFRESH_LAST = 0.02, 2.0
+_REFRESH_SHARE = 50.0
+"""The tree is read at most this part of the time: a large one, or a scan of a large host, is read less often."""
+_RETRY_FIRST, _RETRY_LAST = 0.5, 60.0
+
+
+def main(descriptor: int) -> None:
+    """Be the reaper of the job that the supervisor at the other end of the lifeline asks for."""
+    _name_process("corral-reaper")
+    reaper = Reaper(Wire(descriptor))
+    config = reaper.wire.first("start", _CONFIG_WITHIN)
+    if config is not None:
+        reaper.run(config)
+
+
+class Wire:
+    """The reaper's end of the lifeline. Nothing that happens on it raises."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        os.set_inheritable(descriptor, False)
+        self.descriptor = descriptor
+        self.closed = False
+        self._decoder = lifeline.Decoder()
+
+    def first(self, key: str, timeout: float) -> dict[str, Any] | None:
+        """The first message, which must have this key; None if it does not come in time."""
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN)
+        while not self.closed and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            for message in self.receive():
+                if isinstance(message.get(key), dict):
+                    found: dict[str, Any] = message[key]
+                    return found
+        return None
+
+    def receive(self) -> list[dict[str, Any]]:
+        """What has come in. A bad message is answered with a notice and forgotten."""
+        found: list[dict[str, Any]] = []
+        while not self.closed:
+            try:
+                data = os.read(self.descriptor, 65536)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.closed = True
+            for message in self._decoder.feed(data) if data else ():
+                if isinstance(message, lifeline.BadMessage):
+                    self.send({"notice": f"a control message was not understood: {message}"})
+                else:
+                    found.append(message)
+        return found
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send, or give up after a bounded wait: a supervisor that does not read must not keep the tree alive."""
+        data = lifeline.encode(message)
+        deadline = time.monotonic() + _SEND_WITHIN
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLOUT)
+        while data and (left := deadline - time.monotonic()) > 0:
+            try:
+                data = data[os.write(self.descriptor, data) :]
+            except BlockingIOError:
+                poll.poll(left * 1000)
+            except OSError:
+                return
+
+
+class Reaper:
+    """The state of one job: its command, its tracker, its record, and why it is ending."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self._table = host_table()
+        self._supervisor = os.getppid()
+        self._started: Started | None = None
+        self._status: int | None = None
+        self._cause = ""
+        self._ladder = Ladder()
+        self._ending: Ending | None = None
+        self._record: Record | None = None
+        self._notes: list[str] = []
+        self._poked = False
+        self._tracker: Tracker = Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor])
+        self._signaller = Signaller(self._table, person=os.getuid())
+        self._report_file: str | None = None
+
+    def run(self, config: dict[str, Any]) -> None:
+        """Start the command and stay until its tree is gone."""
+        self._listen()
+        try:
+            self._start(config)
+            self._watch()
+        except (StartError, LedgerError) as error:
+            kind = error.kind if isinstance(error, StartError) else "ledger"
+            self.wire.send({"error": {"kind": kind, "message": str(error)}})
+            self._ladder = Ladder(0, self._ladder.kill)
+        except Exception as error:  # Not let go: whatever the failure, what was started is ended.
+            self._note(error)
+            self._cause = self._cause or "failure"
+            if self._started is None:
+                self.wire.send({"error": {"kind": "internal", "message": f"the reaper failed: {self._notes[-1]}"}})
+        self._end()
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self._ladder = Ladder(float(config["grace"]), float(config["kill"]))
+        self._report_file = config.get("report_file")
+        portable = config["tracker"] == "portable" or not _become_subreaper()
+        request = Command(
+            argv=config["argv"],
+            user=config["user"],
+            env=config["env"],
+            preserve=config["preserve"],
+            cwd=config["cwd"],
+            here=config["here"],
+            mark=0 if portable else config["mark"],
+        )
+        self._record = Record.create(config["state_dir"], config["id"], self._header(config, request))
+        if not portable:
+            # Before the command starts: from then on nothing that fails here lets go of it.
+            self._tracker = Subreaper(self._on_exit, by_scan=config["tracker"] == "subreaper-scan")
+        started = command.start(request)
+        self._started = started
+        command.release_streams()
+        self._signaller = Signaller(self._table, person=started.uid)
+        process = self._table.read(started.pid) or Process(started.pid)
+        if isinstance(self._tracker, Portable):
+            self._tracker.follow(process)
+        self.wire.send({"started": {"pid": started.pid, "start_time": process.start_time, "user": started.user}})
+        self._write_members([process])
+        self._check_rule(started)
+
+    def _header(self, config: dict[str, Any], request: Command) -> dict[str, Any]:
+        def identity(pid: int) -> tuple[int, int]:
+            process = self._table.read(pid)
+            return process.identity if process else (pid, -1)
+
+        return {
+            "boot_id": self._table.boot_id(),
+            "supervisor": identity(self._supervisor),
+            "reaper": identity(os.getpid()),
+            "user": config["user"] or account_name(os.getuid()),
+            "label": config["label"],
+            "command": os.path.basename(request.argv[0]) if request.argv else "",
+            "mark": request.mark,
+            "started": time.time(),
+            "grace": self._ladder.grace,
+            "kill": self._ladder.kill,
+        }
+
+    def _check_rule(self, started: Started) -> None:
+        """Say now, and not at the end, that a tree of another account could not be signalled."""
+        program = sudo.find()
+        if started.uid == os.getuid() or os.geteuid() == 0 or program is None:
+            return
+        # Signal 0 does nothing; that kill may not send it to sudo is its own answer, and not sudo's refusal.
+        outcome = sudo.run(sudo.kill_lines(program, started.user, "0", [started.pid])[0])
+        if sudo.refused(outcome):
+            line = sudo.rule(account_name(os.getuid()), started.user, sudo.KILL)
+            self.wire.send(
+                {"notice": f"what {started.user} leaves running cannot be ended by force: add to sudoers: {line}"}
+            )
+
+    def _listen(self) -> None:
+        """Turn signals and the supervisor's end into something to poll for."""
+        reading, writing = os.pipe()
+        for descriptor in (reading, writing):
+            os.set_blocking(descriptor, False)
+        self._wake = reading
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _nothing)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_term)
+        self._poll = select.poll()
+        self._poll.register(reading, select.POLLIN)
+        self._poll.register(self.wire.descriptor, select.POLLIN)
+        self._supervisor_fd = _open_pidfd(self._supervisor)
+        if self._supervisor_fd is not None:
+            self._poll.register(self._supervisor_fd, select.POLLIN)
+
+    def _on_term(self, number: int, frame: object) -> None:
+        self._poked = True
+        if self._cause:
+            # Asked twice: no more patience.
+            self._hurry(0.0)
+        self._cause = self._cause or "signal"
+
+    def _on_exit(self, pid: int, status: int) -> None:
+        if self._started is None or pid != self._started.pid or self._status is not None:
+            return
+        self._status = os.waitstatus_to_exitcode(status)
+        self._cause = self._cause or "exit"
+        self.wire.send({"exited": self._status})
+
+    def _watch(self) -> None:
+        """Wait for a reason to end the tree, reading it now and then so that the record knows its members."""
+        pause = _REFRESH_FIRST
+        next_refresh = time.monotonic()
+        known = 0
+        while not self._cause:
+            now = time.monotonic()
+            if now >= next_refresh:
+                members = self._tracker.members()
+                self._write_members(members)
+                pause = _REFRESH_FIRST if len(members) != known else min(pause * 2, _REFRESH_LAST)
+                known = len(members)
+                next_refresh = now + max(pause, _REFRESH_SHARE * (time.monotonic() - now))
+            self._wait(next_refresh - time.monotonic())
+            self._tracker.collect()
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for news, this long at the most, and take in what there is."""
+        try:
+            events = self._poll.poll(max(0.0, seconds) * 1000)
+        except OSError:
+            events = []
+        for descriptor, _ in events:
+            if descriptor == self._wake:
+                _drain(descriptor)
+            elif descriptor == self.wire.descriptor:
+                self._take_messages()
+            elif descriptor == self._supervisor_fd:
+                # Whoever else holds the other end of the lifeline (a fork that did not exec), the supervisor is gone.
+                self._lost_supervisor()
+
+    def _take_messages(self) -> None:
+        for message in self.wire.receive():
+            if isinstance(request := message.get("end"), dict):
+                grace = request.get("grace")
+                if isinstance(grace, (int, float)) and grace >= 0:
+                    if self._ending is None:
+                        self._ladder = self._ladder._replace(grace=float(grace))
+                    self._hurry(float(grace))
+                self._cause = self._cause or "request"
+            elif "start" not in message:
+                self.wire.send({"notice": f"a control message was not understood: {list(message)[:3]}"})
+        if self.wire.closed:
+            self._poll.unregister(self.wire.descriptor)
+            self._cause = self._cause or "lifeline"
+
+    def _lost_supervisor(self) -> None:
+        if self._supervisor_fd is not None:
+            self._poll.unregister(self._supervisor_fd)
+            os.close(self._supervisor_fd)
+            self._supervisor_fd = None
+        self._cause = self._cause or "lifeline"
+
+    def _hurry(self, grace: float) -> None:
+        if self._ending is not None:
+            self._ending.hurry(grace)
+
+    def _end(self) -> None:
+        self._guard(lambda: self.wire.send({"ending": self._cause}))
+        ending = Ending(self._tracker, self._signaller, self._table, self._wait)
+        ending.notes.extend(self._notes)
+        self._ending = ending
+        report = ending.run(self._ladder, cause=self._cause, ended_by="reaper")
+        self._deliver(report)
+        if not report.empty:
+            self._hold(ending)
+        if self._record is not None:
+            self._guard(self._record.remove)
+
+    def _deliver(self, report: Report) -> None:
+        if self._report_file is not None:
+            path = self._report_file
+            self._guard(lambda: write_report(path, report))
+        self._guard(lambda: self.wire.send({"report": report.to_json()}))
+
+    def _hold(self, ending: Ending) -> None:
+        """Keep what could not be ended, and try again with growing pauses, for as long as it lives."""
+        pause = _RETRY_FIRST
+        began = time.monotonic()
+        while True:
+            self._guard(lambda: self._write_members(self._tracker.members()))
+            deadline = time.monotonic() + pause
+            self._poked = False
+            while (left := deadline - time.monotonic()) > 0 and not self._poked and not self._is_empty():
+                self._wait(left)
+            if self._guard(lambda: ending.kill_until(time.monotonic() + _RETRY_FIRST)):
+                break
+            pause = min(pause * 2, _RETRY_LAST)
+        ending.notes.append(f"held and ended {time.monotonic() - began:.1f} s after survivors were reported")
+        late = ending.run(Ladder(0, 0), cause=self._cause, ended_by="reaper")
+        if self._report_file is not None:
+            path = self._report_file
+            self._guard(lambda: write_report(path, late))
+
+    def _is_empty(self) -> bool:
+        return self._guard(self._tracker.empty) is True
+
+    def _write_members(self, members: list[Process]) -> None:
+        if self._record is None:
+            return
+        try:
+            self._record.add(process.identity for process in members if process.readable)
+            self._record.compact([process.identity for process in members if process.readable])
+        except OSError as error:
+            self._note(f"the ledger could not be refreshed ({error.strerror}): a sweep would know less of this tree")
+
+    def _note(self, what: object) -> None:
+        text = what if isinstance(what, str) else f"{type(what).__name__}: {what}"
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def _guard(self, step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except Exception as error:  # No failure of the reaper's own (a full disk, no memory) lets go of the tree.
+            self._note(error)
+            return None
+
+
+def write_report(path: str, report: Report) -> None:
+    """Write the report's JSON, whole or not at all. Raises OSError."""
+    fresh = f"{path}.{os.getpid()}.new"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(report.to_json(), file, indent=2)
+            file.write("\n")
+        os.replace(fresh, path)
+    except OSError:
+        os.unlink(fresh)
+        raise
+
+
+def _become_subreaper() -> bool:
+    """Adopt every descendant that loses its parent (prctl(2), PR_SET_CHILD_SUBREAPER). False where there is none."""
+    return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def _name_process(name: str) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid) if sys.platform == "linux" else None
+    except OSError:
+        return None
+
+
+def _drain(descriptor: int) -> None:
+    try:
+        while os.read(descriptor, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _nothing(number: int, frame: object) -> None:
+    """A handler, so that the signal interrupts poll through the wake-up pipe."""

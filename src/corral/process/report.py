@@ -1,0 +1,81 @@
+"""What a teardown knows when it is over, and how that is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+PROVEN_EMPTY = "proven_empty"
+EMPTY_BY_SCAN = "empty_by_scan"
+SURVIVORS = "survivors"
+
+NO_CHILDREN = "no_children"
+"""The proof by ECHILD: the kernel said that this child subreaper has no descendant left."""
+
+
+class SignalCount(NamedTuple):
+    """How many processes of an account were sent a signal."""
+
+    signal: str
+    account: str
+    count: int
+
+
+class Survivor(NamedTuple):
+    """A process that the teardown could not end."""
+
+    pid: int
+    start_time: int
+    user: str
+    state: str
+    command: str
+    reason: str
+    """Why it lives, and the line or step that would help."""
+
+
+class Report(NamedTuple):
+    """The outcome of one ending. It never claims more than was seen."""
+
+    verdict: str
+    """`proven_empty`, `empty_by_scan` or `survivors`."""
+    proof: str | None
+    """`no_children`, `cgroup`, or None."""
+    seconds: float
+    signals: tuple[SignalCount, ...] = ()
+    survivors: tuple[Survivor, ...] = ()
+    cause: str = ""
+    """Why the tree was ended: `exit`, `request`, `lifeline` (the supervisor is gone), `signal`, `reaper_died`, `sweep`."""
+    ended_by: str = "reaper"
+    """Who ended it: `reaper`, `supervisor` or `sweep`."""
+    notes: tuple[str, ...] = ()
+    """What went wrong on the way without changing the verdict."""
+
+    @property
+    def empty(self) -> bool:
+        return self.verdict != SURVIVORS
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of the contract; programs may rely on its keys."""
+        return {
+            **self._asdict(),
+            "seconds": round(self.seconds, 6),
+            "signals": [count._asdict() for count in self.signals],
+            "survivors": [survivor._asdict() for survivor in self.survivors],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Report:
+        """The report again. Raises KeyError, TypeError or ValueError for what is not one."""
+        known = {name: data[name] for name in cls._fields if name in data}
+        known["signals"] = tuple(SignalCount(**count) for count in data["signals"])
+        known["survivors"] = tuple(Survivor(**survivor) for survivor in data["survivors"])
+        known["notes"] = tuple(data.get("notes", ()))
+        return cls(**known)
+
+
+def judge(proof: str | None, empty: bool, survivors: Sequence[Survivor]) -> str:
+    """The verdict. Only the kernel's own word may be called proof; a scan is a scan."""
+    if not empty or survivors:
+        return SURVIVORS
+    return PROVEN_EMPTY if proof else EMPTY_BY_SCAN

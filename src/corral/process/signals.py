@@ -1,0 +1,160 @@
+"""Sending signals to a tree: in which order, to whom directly, to whom through sudo, and never to a stranger."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Collection, Iterable, Sequence
+
+from corral.process import sudo
+from corral.process.report import SignalCount
+from corral.process.table import UNKNOWN, Identity, Process, ProcessTable, account_name
+
+
+def innermost_first(processes: Iterable[Process]) -> list[Process]:
+    """Children before their parents, so that no parent sees its child die and starts another."""
+    return sorted(processes, key=lambda process: -process.depth)
+
+
+def is_sudo(process: Process) -> bool:
+    """A sudo, or its monitor. Nobody else can have this name and the effective uid 0 without being root."""
+    return process.comm == "sudo" and process.euid == 0
+
+
+def above_the_living(processes: Collection[Process]) -> set[int]:
+    """The pids that have a living process somewhere below them."""
+    by_pid = {process.pid: process for process in processes}
+    above: set[int] = set()
+    for process in processes:
+        if not process.living:
+            continue
+        parent = by_pid.get(process.ppid)
+        while parent is not None and parent.pid not in above:
+            above.add(parent.pid)
+            parent = by_pid.get(parent.ppid)
+    return above
+
+
+def spare_sudo(processes: Collection[Process]) -> list[Process]:
+    """Without every sudo that has the living below it: a KILL there orphans them, a TERM reaches them twice."""
+    above = above_the_living(processes)
+    return [process for process in processes if not (is_sudo(process) and process.pid in above)]
+
+
+def may_signal(process: Process, real: int, effective: int) -> bool:
+    """kill(2): the sender's real or effective uid must equal the target's real or saved one, or be root's."""
+    return effective == 0 or bool({real, effective} & {process.uid, process.saved_uid})
+
+
+def split_by_account(
+    processes: Iterable[Process], real: int, effective: int, person: int
+) -> tuple[list[Process], dict[int, list[Process]]]:
+    """Those that may be signalled directly, and the others by the account that may signal them.
+
+    A process that the kernel would not show is tried directly first; whoever may not is taken for the person's.
+    """
+    direct: list[Process] = []
+    others: dict[int, list[Process]] = {}
+    for process in processes:
+        if process.uid == UNKNOWN or may_signal(process, real, effective):
+            direct.append(process)
+        else:
+            others.setdefault(process.uid if process.uid != UNKNOWN else person, []).append(process)
+    return direct, others
+
+
+class Signaller:
+    """Delivers signals for one ending and remembers what was sent and what was refused."""
+
+    def __init__(self, table: ProcessTable, *, person: int, sudo_path: str | None = None) -> None:
+        self._table = table
+        self._person = person
+        self._sudo = sudo_path or sudo.find()
+        self._counts: dict[tuple[str, str], set[Identity]] = {}
+        self.refusals: dict[int, str] = {}
+        """uid of an account → why its processes could not be signalled, and what would allow it."""
+        self.calls = 0
+        """Calls of sudo made so far."""
+
+    @property
+    def counts(self) -> tuple[SignalCount, ...]:
+        """Distinct processes per signal and account, in the order of sending."""
+        return tuple(SignalCount(name, account, len(who)) for (name, account), who in self._counts.items())
+
+    def send(
+        self,
+        number: signal.Signals,
+        processes: Iterable[Process],
+        *,
+        with_groups: bool = False,
+        outermost_first: bool = False,
+    ) -> None:
+        """Send one signal to each, innermost first; the processes of one other account in one call.
+
+        with_groups adds the process groups to the call of another account: kill(2) of a group is atomic against fork.
+        Every group of the tree was made within the tree (the command leads a session of its own, and a group cannot
+        leave its session), so no stranger is in one.
+        """
+        name = number.name.removeprefix("SIG")
+        real, effective = os.getuid(), os.geteuid()
+        order = innermost_first(processes)
+        if outermost_first:
+            order.reverse()
+        direct, others = split_by_account(order, real, effective, self._person)
+        for process in direct:
+            if self._is_still(process) and not self._send_directly(number, name, process):
+                others.setdefault(self._person if process.uid == UNKNOWN else process.uid, []).append(process)
+        for uid, theirs in others.items():
+            self._send_through_sudo(uid, name, theirs, with_groups)
+
+    def _send_directly(self, number: signal.Signals, name: str, process: Process) -> bool:
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            # Not a word about the account: macOS says it of zombies too. What counts is what is still there later.
+            return False
+        self._count(name, process)
+        return True
+
+    def _send_through_sudo(self, uid: int, name: str, processes: Sequence[Process], with_groups: bool) -> None:
+        account = account_name(uid)
+        if self._sudo is None:
+            self.refusals[uid] = f"it belongs to {account} and there is no sudo to signal it with: install sudo"
+            return
+        if uid == UNKNOWN or not (targets := [process for process in processes if self._is_still(process)]):
+            return
+        # As root a group would take the sudo that leads it along.
+        groups = sorted({p.pgid for p in targets if p.pgid > 1}) if with_groups and uid != 0 else []
+        outcome = sudo.Outcome(0, "")
+        # sudo takes an account without a name by its number, behind a "#".
+        whom = f"#{uid}" if account.isdigit() else account
+        for line in sudo.kill_lines(self._sudo, whom, name, [p.pid for p in targets], groups):
+            self.calls += 1
+            outcome = sudo.run(line)
+            if sudo.refused(outcome):
+                break
+        if sudo.refused(outcome):
+            self.refusals[uid] = self._why(account, outcome)
+            return
+        self.refusals.pop(uid, None)
+        for process in targets:
+            self._count(name, process)
+
+    def _why(self, account: str, outcome: sudo.Outcome) -> str:
+        if outcome.status is None:
+            return f"it belongs to {account}, and {outcome.message}"
+        line = sudo.rule(account_name(os.getuid()), account, sudo.KILL)
+        return f"sudo does not let this account signal {account} ({outcome.message}); add to sudoers: {line}"
+
+    def _is_still(self, process: Process) -> bool:
+        # A child of our own that nobody waited for keeps its pid, dead or alive; it needs no second look, and where
+        # the kernel hides it (hidepid=2) it could not be had.
+        if process.ppid == os.getpid() and not process.readable:
+            return True
+        now = self._table.read(process.pid)
+        return now is not None and now.identity == process.identity
+
+    def _count(self, name: str, process: Process) -> None:
+        self._counts.setdefault((name, account_name(process.uid)), set()).add(process.identity)

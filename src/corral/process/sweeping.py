@@ -1,0 +1,137 @@
+"""The sweep: ending the jobs of the ledger whose supervisor and reaper are both gone.
+
+It acts on the word of a genuine record of this boot, on processes whose identity matches it, on what lives below those
+or shares their sessions, and on what carries the job's mark. It can say `empty_by_scan` at best: nobody above the tree
+was left for the kernel to answer to.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from corral.process import ledger
+from corral.process.ending import Ending, Ladder
+from corral.process.ledger import Entry, Rejected
+from corral.process.report import Report
+from corral.process.signals import Signaller
+from corral.process.table import Identity, ProcessTable, host_table
+from corral.process.trackers import Portable
+
+_HELD_MARGIN = 5.0
+"""Seconds beyond its ladder that a reaper is given which is ending a tree just now."""
+
+
+class Swept(NamedTuple):
+    """A job that a sweep ended, or tried to."""
+
+    entry: Entry
+    report: Report
+
+
+class SweepResult(NamedTuple):
+    """What a sweep found and did."""
+
+    swept: tuple[Swept, ...]
+    live: tuple[Entry, ...]
+    """Jobs whose supervisor lives; they were left alone."""
+    held: tuple[Entry, ...]
+    """Jobs without a supervisor whose reaper still holds processes that it could not end."""
+    rejected: tuple[Rejected, ...]
+    """Files of the ledger that are no records; nothing was done on their word."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is left of any job whose supervisor is gone."""
+        return not self.held and all(one.report.empty for one in self.swept)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `corral sweep --json` prints."""
+        return {
+            "clean": self.clean,
+            "swept": [{**_describe(one.entry), "report": one.report.to_json()} for one in self.swept],
+            "live": [_describe(entry) for entry in self.live],
+            "held": [_describe(entry) for entry in self.held],
+            "rejected": [one._asdict() for one in self.rejected],
+        }
+
+
+def sweep(state_dir: str | os.PathLike[str] | None = None, *, ladder: Ladder | None = None) -> SweepResult:
+    """End what dead supervisors left, and wait for it: each job by its own ladder, or by the one given.
+
+    Blocks for as long as that takes. Raises LedgerError for a ledger that is not this account's.
+    """
+    table = host_table()
+    swept: list[Swept] = []
+    live: list[Entry] = []
+    held: list[Entry] = []
+    rejected: list[Rejected] = []
+    for entry in ledger.entries(os.path.abspath(state_dir or ledger.default_state_dir())):
+        if isinstance(entry, Rejected):
+            rejected.append(entry)
+        elif _lives(table, entry.supervisor) and entry.boot_id == table.boot_id():
+            live.append(entry)
+        else:
+            claim = _claim(table, entry)
+            if claim is None:
+                if os.path.exists(entry.path):
+                    held.append(entry)
+                continue
+            report = _end(table, entry, ladder)
+            claim.release(remove=report.empty)
+            swept.append(Swept(entry, report))
+    return SweepResult(tuple(swept), tuple(live), tuple(held), tuple(rejected))
+
+
+def _claim(table: ProcessTable, entry: Entry) -> ledger.Claim | None:
+    """Lock the record; wait for a reaper that is just ending its tree, and wake one that was stopped."""
+    deadline = time.monotonic() + entry.grace + entry.kill + _HELD_MARGIN
+    woken = False
+    while (claim := ledger.claim(entry.path)) is None:
+        if not os.path.exists(entry.path) or time.monotonic() >= deadline:
+            return None
+        if not woken and _lives(table, entry.reaper):
+            # TERM: end it now, or try again now. It is this account's own process, checked by identity.
+            for number in (signal.SIGTERM, signal.SIGCONT):
+                os.kill(entry.reaper[0], number)
+            woken = True
+        time.sleep(0.02)
+    return claim
+
+
+def _end(table: ProcessTable, entry: Entry, ladder: Ladder | None) -> Report:
+    if entry.boot_id != table.boot_id():
+        # Start times of another boot mean nothing here, and nothing of that boot lives.
+        return Report("empty_by_scan", None, 0.0, cause="sweep", ended_by="sweep", notes=("it is of an earlier boot",))
+    try:
+        person = pwd.getpwnam(entry.user).pw_uid
+    except KeyError:
+        person = os.getuid()
+    # A fresh read: the reaper may have written members after the first one.
+    fresh = ledger.find(os.path.dirname(os.path.dirname(entry.path)), entry.id) or entry
+    tracker = Portable(table, fresh.members, mark=entry.mark, spares=_ancestors(table))
+    ending = Ending(tracker, Signaller(table, person=person), table, time.sleep)
+    return ending.run(ladder or Ladder(entry.grace, entry.kill), cause="sweep", ended_by="sweep")
+
+
+def _ancestors(table: ProcessTable) -> Iterable[int]:
+    """This process's own line: a sweep that was started from inside a job does not saw off its branch."""
+    found: list[int] = []
+    process = table.read(os.getpid())
+    while process is not None and process.ppid > 1 and process.ppid not in found:
+        found.append(process.ppid)
+        process = table.read(process.ppid)
+    return found
+
+
+def _lives(table: ProcessTable, identity: Identity) -> bool:
+    process = table.read(identity[0])
+    return process is not None and process.identity == identity and process.living
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    return {"id": entry.id, "label": entry.label, "user": entry.user, "command": entry.command}

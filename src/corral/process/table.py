@@ -1,0 +1,93 @@
+"""One row of the process table, and what this room asks of a table.
+
+`procfs` answers it on Linux, `psutil_table` elsewhere; both are modules that fit `ProcessTable`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple, Protocol
+
+Identity = tuple[int, int]
+"""pid and start time: the same pair is the same process, for as long as the host is not booted again."""
+
+UNKNOWN = -1
+"""A number the kernel would not show (hidepid=2 hides the files of other accounts)."""
+
+
+class Process(NamedTuple):
+    """A process as the kernel showed it at one moment."""
+
+    pid: int
+    ppid: int = UNKNOWN
+    pgid: int = UNKNOWN
+    sid: int = UNKNOWN
+    start_time: int = UNKNOWN
+    """Linux: clock ticks since boot (proc_pid_stat(5), field 22). Elsewhere: microseconds since the epoch."""
+    state: str = "?"
+    threads: int = 1
+    uid: int = UNKNOWN
+    """The real uid: the account the process belongs to."""
+    euid: int = UNKNOWN
+    saved_uid: int = UNKNOWN
+    rss: int = 0
+    """Resident memory in bytes."""
+    comm: str = "?"
+    depth: int = 0
+    """Levels below the root of the walk that found it; its own children are 1."""
+
+    @property
+    def identity(self) -> Identity:
+        return (self.pid, self.start_time)
+
+    @property
+    def living(self) -> bool:
+        # A process whose main thread ended shows Z although its other threads run on.
+        return self.state not in "ZX" or self.threads > 1
+
+    @property
+    def stopped(self) -> bool:
+        return self.state in "Tt"
+
+    @property
+    def readable(self) -> bool:
+        return self.start_time != UNKNOWN
+
+
+class ProcessTable(Protocol):
+    """What the trackers ask of the host. None of these raises for a process that is gone."""
+
+    def read(self, pid: int) -> Process | None:
+        """The process, or None if there is none with that pid that may be read."""
+
+    def scan(self) -> list[Process]:
+        """Every process that may be read, zombies included. Its cost grows with the host."""
+
+    def command(self, pid: int) -> str:
+        """The command line, arguments joined by spaces; '' when it cannot be had."""
+
+    def boot_id(self) -> str:
+        """The same for as long as start times mean the same."""
+
+
+def host_table() -> ProcessTable:
+    """The table of this host."""
+    if sys.platform == "linux":
+        from corral.process import procfs
+
+        return procfs
+    from corral.process import psutil_table
+
+    return psutil_table
+
+
+def account_name(uid: int) -> str:
+    """The account's name, or its number where it has none ('?' where the kernel would not say)."""
+    if uid == UNKNOWN:
+        return "?"
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

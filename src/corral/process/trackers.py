@@ -1,0 +1,219 @@
+"""Who belongs to the job, and whether anybody is left: the same questions, answered as the host allows.
+
+| tracker | who is in it | "empty" means |
+|---|---|---|
+| Subreaper | everything below this process, by the children files | ECHILD: the kernel says that no descendant is left |
+| Portable  | what was ever seen below the command, by identity | two scans in a row found nothing |
+| Adopted   | what fell to this process when a reaper was killed | ECHILD, or two scans where there are other children |
+| Recorded  | what the ledger names, and what carries the job's mark | two scans in a row found nothing |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from corral.process import mark as marks
+from corral.process import procfs
+from corral.process.report import NO_CHILDREN
+from corral.process.table import Identity, Process, ProcessTable
+
+_WALL = 0x40000000
+"""waitpid(2): children that were cloned with another exit signal than SIGCHLD count as children too."""
+
+
+class Tracker(Protocol):
+    """What an ending needs to know of a tree."""
+
+    def members(self) -> list[Process]:
+        """The living members, parents before children."""
+
+    def collect(self) -> None:
+        """Wait, without waiting, for the dead that are this process's to collect."""
+
+    def empty(self) -> bool:
+        """Whether nothing is left, as far as this tracker can know. Collects first."""
+
+    @property
+    def proof(self) -> str | None:
+        """What `empty` rests on: `no_children` for the kernel's word, None for a scan."""
+
+    @property
+    def freezes(self) -> bool:
+        """Whether members must be stopped before they are killed, because those that get lost stay lost."""
+
+
+class Subreaper:
+    """Everything below this process, which is a child subreaper and has no children but the job's."""
+
+    proof: str | None = NO_CHILDREN
+    freezes = False
+
+    def __init__(self, on_exit: Callable[[int, int], None], *, by_scan: bool = False) -> None:
+        self._on_exit = on_exit
+        self._by_scan = by_scan or not procfs.has_children_files()
+
+    def members(self) -> list[Process]:
+        found = procfs.descendants(os.getpid(), by_scan=self._by_scan)
+        return [process for process in found if process.living]
+
+    def collect(self) -> None:
+        self.empty()
+
+    def empty(self) -> bool:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | _WALL)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            self._on_exit(pid, status)
+
+
+class Portable:
+    """Sticky membership by identity, for hosts without a subreaper.
+
+    A member's children are members, and so is whoever shares a session with a living member: the command leads a
+    session of its own, and a session is entered by being born in it. What it cannot see: a process whose whole line of
+    ancestors came and went between two looks, in a session that no living member shares.
+    """
+
+    proof: str | None = None
+    freezes = True
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        seeds: Iterable[Identity],
+        *,
+        on_exit: Callable[[int, int], None] = lambda pid, status: None,
+        mark: int = 0,
+        spares: Iterable[int] = (),
+    ) -> None:
+        self._table = table
+        self._known: set[Identity] = set(seeds)
+        self._on_exit = on_exit
+        self._collects: set[int] = set()
+        self._mark = mark
+        self._spares = {0, 1, os.getpid(), *spares}
+
+    def members(self) -> list[Process]:
+        found = [process for process in self._find() if process.living]
+        self._known.update(process.identity for process in found)
+        return found
+
+    def follow(self, process: Process) -> None:
+        """Take in a child of this process: the command."""
+        self._known.add(process.identity)
+        self._collects.add(process.pid)
+
+    def collect(self) -> None:
+        for pid in list(self._collects):
+            try:
+                done, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                self._collects.discard(pid)
+                continue
+            if done:
+                self._collects.discard(pid)
+                self._on_exit(pid, status)
+
+    def empty(self) -> bool:
+        self.collect()
+        return not self.members() and not self.members()
+
+    def _find(self) -> list[Process]:
+        rows = [row for row in self._table.scan() if row.pid not in self._spares]
+        seeds = [row for row in rows if row.identity in self._known or marks.carries(row.pid, self._mark)]
+        return grow(rows, seeds)
+
+
+class Adopted:
+    """What fell to this process, a child subreaper, when the reaper of a job was killed.
+
+    This process has other children as well, so membership is asked of each: named in the record, marked, or in a
+    session with one that is. Only its own orphans are collected, each by its pid: the statuses of other children
+    belong to whoever started them.
+    """
+
+    freezes = False
+
+    def __init__(self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None]) -> None:
+        self._known: set[Identity] = set(seeds)
+        self._mark = mark
+        self._on_exit = on_exit
+        self._alone = False
+
+    @property
+    def proof(self) -> str | None:
+        return NO_CHILDREN if self._alone else None
+
+    def members(self) -> list[Process]:
+        return [process for process in self._find() if process.living]
+
+    def collect(self) -> None:
+        for process in self._find():
+            if process.ppid != os.getpid():
+                continue
+            try:
+                pid, status = os.waitpid(process.pid, os.WNOHANG | _WALL)
+            except ChildProcessError:
+                continue
+            if pid:
+                self._on_exit(pid, status)
+
+    def empty(self) -> bool:
+        self.collect()
+        try:
+            # WNOWAIT leaves every status where it is; what is asked is whether there is any child at all.
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            self._alone = False
+        except ChildProcessError:
+            self._alone = True
+            return True
+        return not self._find() and not self._find()
+
+    def _find(self) -> list[Process]:
+        rows = procfs.descendants(os.getpid(), by_scan=not procfs.has_children_files())
+        seeds = [row for row in rows if row.identity in self._known or marks.carries(row.pid, self._mark)]
+        found = grow(rows, seeds)
+        self._known.update(row.identity for row in found)
+        return found
+
+
+def grow(rows: Iterable[Process], seeds: Iterable[Process]) -> list[Process]:
+    """The seeds with everything below them and everything in their sessions, parents before children.
+
+    A seed's session was made inside the job, or the seed would not be a member: so whoever shares it is one too. The
+    session of this very process is never followed.
+    """
+    by_parent: dict[int, list[Process]] = {}
+    by_session: dict[int, list[Process]] = {}
+    for row in rows:
+        by_parent.setdefault(row.ppid, []).append(row)
+        by_session.setdefault(row.sid, []).append(row)
+    own_session = os.getsid(0)
+    members: dict[int, Process] = {}
+    queue = list(seeds)
+    while queue:
+        row = queue.pop()
+        if row.pid in members:
+            continue
+        members[row.pid] = row
+        queue.extend(by_parent.get(row.pid, ()))
+        if row.sid > 1 and row.sid != own_session:
+            queue.extend(by_session[row.sid])
+    return _by_depth(members)
+
+
+def _by_depth(members: dict[int, Process]) -> list[Process]:
+    def depth(row: Process) -> int:
+        levels, seen = 1, {row.pid}
+        while (parent := members.get(row.ppid)) is not None and parent.pid not in seen:
+            levels, row = levels + 1, parent
+            seen.add(row.pid)
+        return levels
+
+    return sorted((row._replace(depth=depth(row)) for row in members.values()), key=lambda row: row.depth)
