@@ -11,7 +11,10 @@ this package too and needs none of asyncio.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 if TYPE_CHECKING:
     from corral.process.errors import JobError, LedgerError, StartError

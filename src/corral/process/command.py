@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from corral.process.typed import NamedTuple, NoReturn
 
 from corral.process import mark as marks
 from corral.process import procfs, sudo

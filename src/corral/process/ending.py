@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from corral.process.typed import NamedTuple
 
 from corral.process import signals
 from corral.process.report import Report, Survivor, judge

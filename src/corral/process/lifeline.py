@@ -9,7 +9,7 @@ means that the other side is gone, however it went.
 from __future__ import annotations
 
 import json
-from typing import Any
+from corral.process.typed import Any
 
 MOST_BYTES = 16 * 1024 * 1024
 """The longest line: an environment and an argument list may each be megabytes, and nothing else is long."""

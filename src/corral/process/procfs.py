@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from corral.process.typed import NamedTuple
 
 from corral.process.table import Process
 
-_CHUNK = 65536
+_CHUNK = 16384
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from corral.process.typed import Any
 
 from corral.process import command, lifeline, sudo
 from corral.process.command import Command, Started
@@ -293,11 +293,18 @@ class Reaper:
         ending.notes.extend(self._notes)
         self._ending = ending
         report = ending.run(self._ladder, cause=self._cause, ended_by="reaper")
-        self._deliver(report)
-        if not report.empty:
+        if report.empty:
+            self._forget()
+            self._deliver(report)
+        else:
+            self._deliver(report)
             self._hold(ending)
+            self._forget()
+
+    def _forget(self) -> None:
         if self._record is not None:
             self._guard(self._record.remove)
+            self._record = None
 
     def _deliver(self, report: Report) -> None:
         if self._report_file is not None:

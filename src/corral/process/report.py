@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from corral.process.typed import Any, NamedTuple
 
 PROVEN_EMPTY = "proven_empty"
 EMPTY_BY_SCAN = "empty_by_scan"

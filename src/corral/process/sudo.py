@@ -7,7 +7,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from corral.process.typed import NamedTuple
 
 KILL = "/bin/kill"
 """The program of the one rule that is needed beside the command's own."""

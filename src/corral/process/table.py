@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple, Protocol
+from corral.process.typed import NamedTuple, Protocol
 
 Identity = tuple[int, int]
 """pid and start time: the same pair is the same process, for as long as the host is not booted again."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from corral.process.typed import Protocol
 
 from corral.process import mark as marks
 from corral.process import procfs

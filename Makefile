@@ -1,0 +1,49 @@
+# Every target makes what it needs in .venv; a fresh machine needs only Python >= 3.11.
+#   make demo    see Corral work, with no account and no network
+#   make test    every test (as root on Linux also those across two accounts)
+#   make quick   the tests without the slow ones, under two minutes
+#   make check   ruff, mypy and the import contract
+#   make bench   measurements
+#   make clean   remove .venv and .cache
+# PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" is handed on to pytest or the demo.
+
+SHELL := /bin/sh
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help demo test quick check bench format clean
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+demo:
+	@sh tools/env.sh codex
+	@$(BIN)/corral demo $(ARGS)
+
+test:
+	@sh tools/env.sh dev codex
+	@$(BIN)/python -m pytest $(ARGS)
+
+quick:
+	@sh tools/env.sh dev
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check:
+	@sh tools/env.sh dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench:
+	@sh tools/env.sh dev codex
+	@test -d bench || { echo "there is no bench folder in this tree yet" >&2; exit 1; }
+	@$(BIN)/python -m bench $(ARGS)
+
+format:
+	@sh tools/env.sh dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv .cache

@@ -1,0 +1,76 @@
+"""What codex does in a turn, item by item, as events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from corral.backends.codex import wire
+from corral.backends.events import Text, ToolEnded, ToolStarted, ToolStatus, TurnEvent
+
+OUTPUT_TAIL = 4000  # characters of a command's output that an event carries
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    kind: str
+    title: str
+    status: str
+    exit_code: int | None = None
+    output: str = ""
+
+
+@dataclass(slots=True)
+class ItemReader:
+    """Turns the items of one turn into events; it remembers how much of each message was streamed."""
+
+    _streamed: dict[str, int] = field(default_factory=dict)
+
+    def delta(self, note: wire.Delta) -> TurnEvent:
+        """A piece of a message."""
+        self._streamed[note.item_id] = self._streamed.get(note.item_id, 0) + len(note.delta)
+        return Text(note.delta, note.item_id)
+
+    def started(self, item: msgspec.Raw) -> TurnEvent | None:
+        """A tool that begins; None for all else. Raises msgspec.DecodeError."""
+        head = msgspec.json.decode(item, type=wire.ItemHead)
+        tool = _read_tool(head.type, item)
+        return None if tool is None else ToolStarted(head.id, tool.kind, tool.title)
+
+    def completed(self, item: msgspec.Raw) -> TurnEvent | None:
+        """A tool that ended, or what is missing of a message's text. Raises msgspec.DecodeError."""
+        head = msgspec.json.decode(item, type=wire.ItemHead)
+        if head.type == "agentMessage":
+            # The completed item is authoritative: a provider may stream nothing, or a part.
+            rest = msgspec.json.decode(item, type=wire.AgentMessage).text[self._streamed.pop(head.id, 0) :]
+            return Text(rest, head.id) if rest else None
+        tool = _read_tool(head.type, item)
+        if tool is None:
+            return None
+        status = _status(tool)
+        return ToolEnded(head.id, tool.kind, tool.title, status, tool.exit_code, tool.output[-OUTPUT_TAIL:])
+
+
+def _read_tool(kind: str, item: msgspec.Raw) -> _Tool | None:
+    match kind:
+        case "commandExecution":
+            command = msgspec.json.decode(item, type=wire.CommandExecution)
+            output = command.aggregated_output or ""
+            return _Tool("command", command.command, command.status, command.exit_code, output)
+        case "fileChange":
+            change = msgspec.json.decode(item, type=wire.FileChange)
+            return _Tool("file_change", ", ".join(update.path for update in change.changes), change.status)
+        case "mcpToolCall" | "dynamicToolCall":
+            call = msgspec.json.decode(item, type=wire.ToolCall)
+            title = f"{call.server}/{call.tool}" if call.server else call.tool
+            return _Tool("mcp", title, call.status, output=call.error.message if call.error else "")
+        case "webSearch":
+            return _Tool("web_search", msgspec.json.decode(item, type=wire.WebSearch).query, "completed")
+    return None
+
+
+def _status(tool: _Tool) -> ToolStatus:
+    if tool.status == "declined":
+        return "declined"
+    return "failed" if tool.status == "failed" or tool.exit_code else "completed"

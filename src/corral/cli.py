@@ -1,0 +1,164 @@
+"""The command line: it wires the rooms together and holds no logic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corral import __version__
+
+app = typer.Typer(
+    name="corral",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Run coding agents, and anything else, so that **nothing they started is left running**.",
+    epilog="Begin with `corral demo`, or with `corral run -- sleep 60`.",
+)
+
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", metavar="DIR", help="The ledger's folder. Default: the platform's folder for a user's state."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
+
+
+def say(text: str) -> None:
+    """A sentence for the person, on standard error."""
+    typer.echo(f"corral: {text}", err=True)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"corral {__version__}")
+        raise typer.Exit
+
+
+@app.command(
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+    help="""Run a command; when it exits, or you end it, end all that it started.
+
+Your terminal's streams are the command's. TERM, INT (Ctrl-C) and HUP end the whole tree: TERM first, KILL after the
+grace. If corral itself is killed, the tree is ended all the same.
+
+**Exit status**: the command's own; 128+N if signal N ended it; 125 if corral failed or something survived; 126 if the
+command cannot be executed; 127 if it is not found.
+
+**Examples**
+
+    corral run -- codex exec "fix the tests"
+
+    corral run --user daniel -- codex app-server
+
+    corral run --grace 2 --report report.json -- sh -c 'setsid sleep 1000 & sleep 1'
+""",
+)
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND [ARG]...", show_default=False)],
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="The account to run as, through `sudo -n`.")
+    ] = None,
+    grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="From TERM to KILL.")] = 5.0,
+    kill: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="For KILL, before survivors are reported.")] = 10.0,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, however corral ends.")
+    ] = None,
+    state_dir: StateDir = None,
+    tracker: Annotated[
+        str, typer.Option(metavar="NAME", help="`auto`, or `portable` to do as a host without subreapers must.")
+    ] = "auto",
+) -> None:
+    from corral.process import foreground
+
+    status = asyncio.run(
+        foreground.run(
+            command,
+            user=user,
+            grace=grace,
+            kill=kill,
+            report_file=str(report) if report else None,
+            state_dir=str(state_dir) if state_dir else None,
+            tracker=tracker,
+            say=say,
+        )
+    )
+    raise typer.Exit(status)
+
+
+@app.command(
+    help="""Show the live jobs with their trees: account, pid, age, memory, command.
+
+**Examples**
+
+    corral ps
+
+    corral ps --json | jq '.jobs[].tree | length'
+"""
+)
+def ps(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    from corral.process import LedgerError, live_jobs
+    from corral.process.table import host_table
+
+    try:
+        jobs = live_jobs(state_dir)
+    except LedgerError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps({"jobs": [job.to_json(host_table()) for job in jobs]}, indent=2))
+        return
+    from corral import view
+
+    view.console().print(view.jobs(jobs))
+
+
+@app.command(
+    help="""End what dead supervisors left.
+
+A job whose supervisor and reaper were both killed leaves its tree behind with its record; this ends it. Jobs whose
+supervisor lives are left alone. `corral serve` does the same when it starts.
+
+**Exit status**: 0 when nothing is left, 1 otherwise.
+
+**Examples**
+
+    corral sweep
+
+    corral sweep --json --state-dir /var/lib/corral
+"""
+)
+def sweep(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    from corral.process import LedgerError
+    from corral.process import sweep as end_what_is_left
+
+    try:
+        result = end_what_is_left(state_dir)
+    except LedgerError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        from corral import view
+
+        view.console().print(view.swept(result))
+    raise typer.Exit(0 if result.clean else 1)
+
+
+def main() -> None:
+    """Entry point of the `corral` program."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

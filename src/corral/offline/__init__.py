@@ -1,0 +1,28 @@
+"""A loopback model server: the real agents hold a scripted conversation with it, with no account and no network.
+
+It imports nothing else of corral and nothing outside the standard library::
+
+    script = Script([Turn(Say("Let me look."), Run("uname -s"), Say("It is Linux."))])
+    async with OfflineModel(script) as model:
+        argv = ["codex", *codex_arguments(model.base_url), "app-server"]
+"""
+
+from corral.offline.agents import codex_arguments, codex_overrides
+from corral.offline.script import Call, Fail, Pause, Run, Say, Script, Step, Turn, echo
+from corral.offline.server import OfflineModel, Seen
+
+__all__ = [
+    "Call",
+    "Fail",
+    "OfflineModel",
+    "Pause",
+    "Run",
+    "Say",
+    "Script",
+    "Seen",
+    "Step",
+    "Turn",
+    "codex_arguments",
+    "codex_overrides",
+    "echo",
+]

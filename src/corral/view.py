@@ -1,0 +1,127 @@
+"""How trees, reports and sweeps look on a terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from corral.process import LiveJob, Process, Report, SweepResult
+from corral.process.table import ProcessTable, account_name, host_table
+
+_VERDICTS = {
+    "proven_empty": ("bold green", "nothing is left, by the kernel's own word (no_children)"),
+    "empty_by_scan": ("bold yellow", "nothing was found left in the process table"),
+    "survivors": ("bold red", "something is left"),
+}
+
+
+def console() -> Console:
+    """Standard output; plain, and as wide as a line needs, where it is not a terminal."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def jobs(found: Sequence[LiveJob]) -> RenderableType:
+    """The live jobs, a tree each."""
+    if not found:
+        return Text("no live jobs")
+    blocks: list[RenderableType] = []
+    for job in found:
+        age = span(time.time() - job.entry.started)
+        reaper = f"reaper {job.reaper.pid}" if job.reaper else "no reaper: run `corral sweep`"
+        head = Text.assemble(
+            (job.entry.label or job.entry.command, "bold"), f"  {job.entry.id}  {job.state}, {age}, {reaper}"
+        )
+        blocks.append(Group(head, tree(job.tree)))
+    return Group(*blocks)
+
+
+def tree(processes: Sequence[Process], table: ProcessTable | None = None) -> RenderableType:
+    """A tree, a process a line: account, pid, age, memory, command. Parents come before their children."""
+    table = table or host_table()
+    uptime = _uptime()
+    lines = []
+    for prefix, process in _branches(processes):
+        age = span(uptime - process.start_time / os.sysconf("SC_CLK_TCK")) if uptime and process.readable else "?"
+        command = table.command(process.pid) or f"[{process.comm}]"
+        lines.append(
+            Text.assemble(
+                (f"{account_name(process.uid):<10}", "cyan"),
+                f"{process.pid:>7} {age:>6} {size(process.rss):>7}  ",
+                (prefix, "dim"),
+                _shortened(command),
+            )
+        )
+    return Group(*lines)
+
+
+def report(one: Report) -> RenderableType:
+    """The verdict with what it rests on, what was sent, and who survived."""
+    style, meaning = _VERDICTS.get(one.verdict, ("bold", ""))
+    sent = ", ".join(f"{count.signal} to {count.count} of {count.account}" for count in one.signals) or "no signal needed"
+    lines = [
+        Text.assemble((one.verdict, style), f": {meaning}"),
+        Text(f"  {one.seconds:.3f} s by the {one.ended_by}; {sent}"),
+    ]
+    lines += [Text(f"  pid {left.pid} ({left.user}, {left.state}) {left.command}: {left.reason}") for left in one.survivors]
+    lines += [Text(f"  note: {note}", style="dim") for note in one.notes]
+    return Group(*lines)
+
+
+def swept(result: SweepResult) -> RenderableType:
+    """What a sweep did."""
+    blocks: list[RenderableType] = []
+    for one in result.swept:
+        blocks += [Text(f"{one.entry.command} of {one.entry.user} ({one.entry.id})", style="bold"), report(one.report)]
+    for entry in result.held:
+        blocks.append(
+            Text(f"{entry.command} of {entry.user} ({entry.id}): its reaper still holds what would not end", style="red")
+        )
+    blocks += [Text(f"ignored {bad.path}: {bad.reason}", style="yellow") for bad in result.rejected]
+    if not result.swept and not result.held:
+        blocks.append(Text("nothing to sweep"))
+    if result.live:
+        blocks.append(Text(f"{len(result.live)} live jobs left alone", style="dim"))
+    return Group(*blocks)
+
+
+def span(seconds: float) -> str:
+    """A time in one unit: 5s, 12m, 3h, 2d."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+def size(count: int) -> str:
+    """Bytes in one unit."""
+    return f"{count / 2**30:.1f}G" if count >= 2**30 else f"{count / 2**20:.0f}M"
+
+
+def _branches(processes: Sequence[Process]) -> Iterable[tuple[str, Process]]:
+    children: dict[int, list[Process]] = {}
+    pids = {process.pid for process in processes}
+    for process in processes:
+        children.setdefault(process.ppid if process.ppid in pids else 0, []).append(process)
+
+    stack = [("", process, True) for process in reversed(children.get(0, []))]
+    while stack:
+        indent, process, is_root = stack.pop()
+        yield indent + ("" if is_root else "└─ "), process
+        below = children.get(process.pid, [])
+        stack += [(indent if is_root else indent + "   ", child, False) for child in reversed(below)]
+
+
+def _shortened(command: str, most: int = 100) -> str:
+    return command if len(command) <= most else command[: most - 1] + "…"
+
+
+def _uptime() -> float | None:
+    try:
+        with open("/proc/uptime", encoding="ascii") as file:
+            return float(file.read().split()[0])
+    except OSError:
+        return None

@@ -1,0 +1,160 @@
+"""The stage of the tests, and the fixtures that put a test on it. tests/harness/stage.py explains the stage."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import sudoers
+from tests.harness.driving import Driver
+from tests.harness.service import Service
+from tests.harness.stage import Account, Stage, raise_stage
+from tests.harness.trees import Planted, Tree, plant
+
+REQUIRED = os.environ.get("CORRAL_REQUIRE_CROSS_ACCOUNT") == "1"
+STAGE = pytest.StashKey[Stage]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Raise the stage first of all: a mount namespace is entered while the process still has one thread."""
+    if not session.config.option.collectonly:
+        session.config.stash[STAGE] = raise_stage()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    stage = config.stash.get(STAGE, None)
+    return f"across accounts: {'no' if stage is None else stage.lacking or f'yes, on {stage.root}'}"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (stage := config.stash.get(STAGE, None)) is not None:
+        stage.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the JUnit file tell which tests go across accounts, for tools/cross_account_ran.py."""
+    for item in items:
+        if item.get_closest_marker("cross_account"):
+            item.user_properties.append(("cross_account", "yes"))
+
+
+@pytest.fixture(scope="session")
+def stage(pytestconfig: pytest.Config) -> Stage:
+    """The stage: accounts, interpreter, search path, and what may be read by every account."""
+    return pytestconfig.stash[STAGE]
+
+
+@pytest.fixture(autouse=True)
+def _may_cross(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> None:
+    lacking = pytestconfig.stash[STAGE].lacking
+    if lacking and request.node.get_closest_marker("cross_account"):
+        if REQUIRED:
+            pytest.fail(f"CORRAL_REQUIRE_CROSS_ACCOUNT=1, but {lacking}", pytrace=False)
+        pytest.skip(f"cross-account: {lacking}")
+
+
+@pytest.fixture
+def service(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """Starts programs as the service account. Whatever the test leaves is ended after it, by pid and start time."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    folder = stage.test_folder(name)
+    state_dir = folder / "state"
+    state_dir.mkdir(mode=0o700)
+    if not stage.lacking:
+        os.chown(state_dir, stage.service.uid, stage.service.gid)
+    service = Service(stage, folder, state_dir)
+    yield service
+    service.close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def state_dir(service: Service) -> Path:
+    """The test's state folder, 0700 and the service account's."""
+    return service.state_dir
+
+
+@pytest.fixture
+def person(stage: Stage) -> Account:
+    """Another account, for tests marked cross_account."""
+    return stage.person
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a job reaches its account: `user` is what Job.start is given."""
+
+    name: str
+    user: str | None
+
+
+OWN = pytest.param("own", id="own_account")
+ACROSS = pytest.param("across", id="across_sudo", marks=pytest.mark.cross_account)
+
+
+@pytest.fixture(params=[OWN, ACROSS])
+def account(request: pytest.FixtureRequest, stage: Stage) -> Route:
+    """Runs the test twice: the job's command as the service account itself, and as the person through sudo."""
+    return Route(request.param, stage.person.name if request.param == "across" else None)
+
+
+@pytest.fixture
+def sudo_rules(stage: Stage) -> Iterator[Callable[..., sudoers.Rules]]:
+    """Changes the sudo rules for this test: sudo_rules(kill_tags=None), sudo_rules(use_pty=False), …"""
+
+    def change(**changes: Any) -> sudoers.Rules:
+        rules = replace(stage.rules(), **changes)
+        assert stage.sudoers_file is not None, "a test that changes the sudo rules must be marked cross_account"
+        sudoers.write(rules, stage.sudoers_file)
+        return rules
+
+    yield change
+    if stage.sudoers_file is not None:
+        sudoers.write(stage.rules(), stage.sudoers_file)
+
+
+@pytest.fixture
+def driver(service: Service) -> Driver:
+    """A supervisor under the service account, steered by the test."""
+    return Driver.start(service)
+
+
+@pytest.fixture
+def planted(service: Service) -> Callable[[Tree], Planted]:
+    """Makes the command and the status file of a hostile tree."""
+
+    def make(tree: Tree) -> Planted:
+        program = service.stage.harness / "hostile.py"
+        person = None if service.stage.lacking else service.stage.person.name
+        return plant(tree, service.folder, service.python, program, person)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def codex_command(stage: Stage) -> list[str]:
+    """The real codex, readable by every account and allowed by sudo: CORRAL_TEST_CODEX, the wheel, or PATH."""
+    found = os.environ.get("CORRAL_TEST_CODEX") or _codex_wheel() or shutil.which("codex")
+    if not found:
+        pytest.skip("codex: not found; set CORRAL_TEST_CODEX=/path/to/codex, or: pip install openai-codex-cli-bin")
+    command = _expose_codex(stage, Path(found).resolve())
+    stage.allow(command)
+    return [command]
+
+
+def _codex_wheel() -> str | None:
+    try:
+        import codex_cli_bin
+    except ImportError:
+        return None
+    return str(Path(codex_cli_bin.__file__).with_name("bin") / "codex")
+
+
+def _expose_codex(stage: Stage, program: Path) -> str:
+    """Bind the whole installation: the npm package finds its Rust binary beside itself, the wheel its tools."""
+    top = next((folder for folder in program.parents if folder.name in ("node_modules", "codex_cli_bin")), program)
+    return str(stage.expose(top) / program.relative_to(top))

@@ -1,0 +1,46 @@
+"""A supervisor for the tests: one job by corral.process, steered by JSON lines. Run by the service account.
+
+Each line of standard input is {"do": "start" | "tree" | "wait" | "end" | "ended" | "sweep", …arguments}; each answer is
+one line of standard output, {"ok": …} or {"error": text, "kind": …}. At the end of input it closes the job and exits.
+"""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from corral.process import Job, JobError
+
+
+async def _answer(job: Job | None, order: dict[str, Any]) -> tuple[Job | None, Any]:
+    what = order.pop("do")
+    if what == "start":
+        job = await Job.start(order.pop("argv"), **order)
+        return job, {"id": job.id, "pid": job.pid, "reaper_pid": job.reaper_pid, "user": job.user}
+    if job is None:
+        raise RuntimeError("no job was started")
+    if what == "tree":
+        return job, [{"pid": one.pid, "ppid": one.ppid, "depth": one.depth, "uid": one.uid} for one in job.tree()]
+    if what == "wait":
+        return job, await job.wait()
+    report = await (job.end(**order) if what == "end" else job.ended())
+    return job, report.to_json()
+
+
+async def main() -> None:
+    loop = asyncio.get_running_loop()
+    job: Job | None = None
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        try:
+            job, value = await _answer(job, json.loads(line))
+            answer = {"ok": value}
+        except JobError as error:
+            answer = {"error": str(error), "kind": getattr(error, "kind", None)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    if job is not None:
+        await job.end()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,83 @@
+"""The test's end of driver.py: a supervisor under the service account that does what the test says."""
+
+import json
+import os
+import select
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.harness import truth
+from tests.harness.service import Service
+
+
+class DriverError(AssertionError):
+    """The driver answered that Corral refused."""
+
+    def __init__(self, message: str, kind: str | None) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass
+class Driver:
+    """A supervisor process with at most one job."""
+
+    service: Service
+    program: subprocess.Popen[bytes]
+    job: dict[str, Any] | None = None
+    _buffer: bytes = b""
+
+    @classmethod
+    def start(cls, service: Service) -> "Driver":
+        log = (service.folder / "driver.err").open("wb")
+        program = service.start([service.python, str(service.stage.harness / "driver.py")], stderr=log)
+        log.close()
+        return cls(service, program)
+
+    @property
+    def pid(self) -> int:
+        return self.program.pid
+
+    def ask(self, what: str, *, timeout: float = 30.0, **arguments: Any) -> Any:
+        """Give one order and return the answer; DriverError when Corral refused it."""
+        assert self.program.stdin is not None
+        self.program.stdin.write(json.dumps({"do": what, **arguments}).encode() + b"\n")
+        self.program.stdin.flush()
+        answer = json.loads(self._line(what, timeout))
+        if "error" in answer:
+            raise DriverError(answer["error"], answer.get("kind"))
+        return answer["ok"]
+
+    def start_job(self, argv: list[str], user: str | None = None, grace: float = 0.3, **more: Any) -> dict[str, Any]:
+        """Start the job with the test's state folder. Its report also goes to `report_file`."""
+        more = {"state_dir": str(self.service.state_dir), "report_file": str(self.report_file), **more}
+        self.job = self.ask("start", argv=argv, user=user, grace=grace, **more)
+        return self.job
+
+    @property
+    def report_file(self) -> Path:
+        return self.service.state_dir / "report.json"
+
+    def end(self, **more: Any) -> dict[str, Any]:
+        """End the job, and return the report."""
+        return dict(self.ask("end", **more))
+
+    def _line(self, what: str, timeout: float) -> bytes:
+        assert self.program.stdout is not None
+        handle, deadline = self.program.stdout.fileno(), time.monotonic() + timeout
+        while b"\n" not in self._buffer:
+            if not select.select([handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise AssertionError(f"the driver gave no answer to {what!r} in {timeout} s\n{self.picture()}")
+            piece = os.read(handle, 65536)
+            if not piece:
+                raise AssertionError(f"the driver ended during {what!r}\n{self.picture()}")
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def picture(self) -> str:
+        said = (self.service.folder / "driver.err").read_text()
+        return f"it said:\n{said}alive:\n{truth.picture(self.service.judge.alive())}"

@@ -1,0 +1,46 @@
+"""The sudo rules that a test sees: a file of our own over /etc/sudoers, in the private mount namespace only."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the service account may do as the people: the commands themselves and /bin/kill, nothing else."""
+
+    service: str
+    people: tuple[str, ...]
+    commands: tuple[str, ...]
+    command_tags: str = "NOPASSWD:"  # "" or "PASSWD:" wants a password; "NOPASSWD:SETENV:" lets --preserve-env through
+    kill_tags: str | None = "NOPASSWD:"  # None: no rule for /bin/kill at all
+    use_pty: bool = True  # as Debian has it
+    defaults: tuple[str, ...] = ()  # more lines, such as "noexec"
+
+    def text(self) -> str:
+        lines = ["Defaults env_reset", f"Defaults {'' if self.use_pty else '!'}use_pty"]
+        lines += [f"Defaults {line}" for line in self.defaults]
+        lines.append("root ALL=(ALL:ALL) NOPASSWD: ALL")
+        for person in self.people:
+            lines.append(f"{self.service} ALL=({person}) {self.command_tags} {', '.join(self.commands)}")
+            if self.kill_tags is not None:
+                lines.append(f"{self.service} ALL=({person}) {self.kill_tags} /bin/kill")
+        return "\n".join(lines) + "\n"
+
+
+def write(rules: Rules, file: Path) -> None:
+    """Check the rules with visudo, then write them into the file that lies over /etc/sudoers.
+
+    The same inode is written again, since a bind mount holds on to the inode.
+    """
+    draft = file.with_suffix(".draft")
+    draft.write_text(rules.text())
+    draft.chmod(0o440)
+    checked = subprocess.run(
+        ["visudo", "-c", "-f", str(draft)], capture_output=True, text=True, check=False, timeout=10
+    )
+    draft.unlink()
+    if checked.returncode != 0:
+        raise AssertionError(f"visudo refuses the rules of the test:\n{rules.text()}{checked.stdout}{checked.stderr}")
+    file.write_text(rules.text())
+    file.chmod(0o440)

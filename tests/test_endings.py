@@ -1,0 +1,226 @@
+"""Every hostile tree, under its own account and across sudo, ended in every way: /proc must show that nothing lives.
+
+The judge is tests/harness/truth.py, which shares no code with Corral. The report may claim what the judge finds true.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.conftest import Route
+from tests.harness import truth
+from tests.harness.driving import Driver, DriverError
+from tests.harness.service import Service
+from tests.harness.trees import TREES, Planted, Tree
+from tests.harness.waiting import wait_until
+
+GRACE = 0.3
+Plant = Callable[[Tree], Planted]
+SudoRules = Callable[..., object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tree and the account that it runs as."""
+
+    tree: Tree
+    account: str
+
+    @property
+    def across(self) -> bool:
+        return self.account == "across_sudo"
+
+
+def cases() -> list[Any]:
+    """Return every tree under both accounts; a tree that goes across accounts by itself only under its own."""
+    found = []
+    for tree in TREES.values():
+        if tree.ends_itself:
+            continue
+        for account in ("own_account",) if tree.across else ("own_account", "across_sudo"):
+            crosses = tree.across or account == "across_sudo"
+            marks = [pytest.mark.cross_account] if crosses else []
+            marks += [pytest.mark.slow] if tree.slow else []
+            found.append(pytest.param(Case(tree, account), id=f"{tree.name}-{account}", marks=marks))
+    return found
+
+
+every_tree = pytest.mark.parametrize("case", cases())
+
+
+def job_of(driver: Driver, case: Case, planted: Plant, **more: Any) -> Planted:
+    """Start the case's tree as a job of the driver, and wait until it stands."""
+    plan = planted(case.tree)
+    user = driver.service.stage.person.name if case.across else None
+    driver.start_job(plan.argv, user, GRACE, **more)
+    plan.wait_ready(driver.service.judge.alive)
+    return plan
+
+
+def report_in_file(driver: Driver) -> dict[str, Any]:
+    """Return the report that the reaper left in its file."""
+
+    def read() -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(driver.report_file.read_text()))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    return wait_until(read, 20, "the report was written", driver.picture)
+
+
+def assert_proven(report: dict[str, Any]) -> None:
+    assert (report["verdict"], report["proof"], report["survivors"]) == ("proven_empty", "no_children", []), report
+
+
+def freeze(*pids: int) -> None:
+    """Stop processes, so that KILL to each of them is one event to everybody else."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        wait_until(lambda pid=pid: set(truth.look(pid).threads) == {"T"}, what=f"{pid} was stopped")
+
+
+@every_tree
+def test_end_leaves_nothing_and_proves_it(case: Case, driver: Driver, planted: Plant) -> None:
+    job_of(driver, case, planted)
+    report = driver.end()
+    assert driver.service.judge.alive(but=[driver.pid]) == [], report
+    assert_proven(report)
+    assert report["ended_by"] == "reaper"
+
+
+@every_tree
+def test_term_to_corral_run_leaves_nothing_and_proves_it(case: Case, service: Service, planted: Plant) -> None:
+    plan = planted(case.tree)
+    report = service.state_dir / "report.json"
+    options = ["--grace", str(GRACE), "--report", str(report), "--state-dir", str(service.state_dir)]
+    options += ["--user", service.stage.person.name] if case.across else []
+    supervisor = service.start(service.corral("run", *options, "--", *plan.argv))
+    plan.wait_ready(service.judge.alive)
+    supervisor.terminate()
+    service.wait_exit(supervisor)
+    assert service.judge.alive() == []
+    assert_proven(json.loads(report.read_text()))
+
+
+@every_tree
+def test_a_killed_supervisor_leaves_nothing_and_the_reaper_proves_it(
+    case: Case, driver: Driver, planted: Plant
+) -> None:
+    job_of(driver, case, planted)
+    driver.program.kill()
+    driver.service.wait_empty()
+    report = report_in_file(driver)
+    assert_proven(report)
+    assert report["ended_by"] == "reaper"
+
+
+@every_tree
+def test_a_killed_reaper_leaves_nothing(case: Case, driver: Driver, planted: Plant) -> None:
+    job_of(driver, case, planted)
+    os.kill(driver.job["reaper_pid"], signal.SIGKILL)
+    report = driver.ask("ended")
+    assert driver.service.judge.alive(but=[driver.pid]) == [], report
+    assert report["ended_by"] == "supervisor"
+    assert report["verdict"] in {"proven_empty", "empty_by_scan"}
+    assert report["survivors"] == []
+
+
+@every_tree
+def test_the_sweep_ends_what_a_killed_supervisor_and_reaper_left(case: Case, driver: Driver, planted: Plant) -> None:
+    job_of(driver, case, planted)
+    both = (driver.pid, driver.job["reaper_pid"])
+    freeze(*both)
+    for pid in both:
+        os.kill(pid, signal.SIGKILL)
+    driver.program.wait(10)
+    assert driver.service.judge.alive(), "the tree ended without the sweep, so this test would show nothing"
+    status, swept, said = driver.service.sweep()
+    assert driver.service.judge.alive() == [], (swept, said)
+    assert status == 0, (swept, said)
+
+
+def test_a_command_that_exits_with_success_leaves_no_daemon(account: Route, driver: Driver, planted: Plant) -> None:
+    plan = planted(TREES["left_behind"])
+    driver.start_job(plan.argv, account.user, GRACE)
+    report = driver.ask("ended")
+    assert driver.ask("wait") == 0
+    assert plan.pids("daemon")
+    assert driver.service.judge.alive(but=[driver.pid]) == []
+    assert_proven(report)
+
+
+def test_everybody_who_asks_for_the_end_gets_the_same_report(account: Route, driver: Driver, planted: Plant) -> None:
+    job_of(driver, Case(TREES["ignores_term"], "across_sudo" if account.user else "own_account"), planted)
+    assert driver.end() == driver.end() == driver.ask("ended")
+
+
+def test_the_tree_of_a_job_lists_what_the_judge_sees(account: Route, driver: Driver, planted: Plant) -> None:
+    plan = planted(TREES["depth_5"])
+    driver.start_job(plan.argv, account.user, GRACE)
+    plan.wait_ready(driver.service.judge.alive)
+    listed = {one["pid"] for one in driver.ask("tree")}
+    seen = {one.pid for one in driver.service.judge.alive(but=[driver.pid, driver.job["reaper_pid"]])}
+    assert listed == seen
+
+
+@pytest.mark.cross_account
+def test_a_stopped_sudo_does_not_hold_up_the_ending(driver: Driver, planted: Plant) -> None:
+    job_of(driver, Case(TREES["depth_3"], "across_sudo"), planted)
+    freeze(driver.job["pid"])
+    report = driver.end()
+    assert driver.service.judge.alive(but=[driver.pid]) == [], report
+    assert_proven(report)
+
+
+@pytest.mark.cross_account
+@pytest.mark.parametrize("name", ["depth_3", "ignores_term", "stopped", "respawner"])
+def test_a_killed_sudo_loses_nothing(name: str, driver: Driver, planted: Plant) -> None:
+    job_of(driver, Case(TREES[name], "across_sudo"), planted)
+    os.kill(driver.job["pid"], signal.SIGKILL)
+    report = driver.ask("ended")
+    assert driver.service.judge.alive(but=[driver.pid]) == [], report
+    assert_proven(report)
+    assert driver.ask("wait") == -signal.SIGKILL
+
+
+@pytest.mark.cross_account
+@pytest.mark.parametrize("tags", [None, "PASSWD:"], ids=["no_rule", "password_wanted"])
+def test_without_a_rule_for_kill_the_survivors_are_named_and_ended_once_it_is_there(
+    tags: str | None, driver: Driver, planted: Plant, sudo_rules: SudoRules
+) -> None:
+    sudo_rules(kill_tags=tags)
+    plan = job_of(driver, Case(TREES["ignores_term"], "across_sudo"), planted, kill=1.0)
+    report = driver.end()
+    assert report["verdict"] == "survivors"
+    survivors = {one["pid"]: one for one in report["survivors"]}
+    deaf = plan.pids("command") + plan.pids("child")
+    assert set(deaf) <= set(survivors)
+    assert all("/bin/kill" in survivors[pid]["reason"] for pid in deaf), report
+    assert set(deaf) <= {one.pid for one in driver.service.judge.alive()}
+    sudo_rules()
+    driver.service.wait_empty(30, but=[driver.pid])
+
+
+@pytest.mark.cross_account
+@pytest.mark.parametrize(
+    ("rules", "kind"),
+    [({"commands": ("/bin/false",)}, "sudo_rule"), ({"command_tags": "PASSWD:"}, "sudo_password")],
+    ids=["no_rule", "password_wanted"],
+)
+def test_a_command_that_sudo_refuses_is_an_error_that_names_what_is_missing(
+    rules: dict[str, Any], kind: str, driver: Driver, planted: Plant, sudo_rules: SudoRules
+) -> None:
+    sudo_rules(**rules)
+    plan = planted(TREES["depth_1"])
+    with pytest.raises(DriverError) as refused:
+        driver.start_job(plan.argv, driver.service.stage.person.name)
+    assert refused.value.kind == kind
+    assert "NOPASSWD" in str(refused.value)
+    driver.service.wait_empty(5, but=[driver.pid])
