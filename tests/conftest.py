@@ -14,6 +14,7 @@ from tests.harness.driving import Driver
 from tests.harness.service import Service
 from tests.harness.stage import Account, Stage, raise_stage
 from tests.harness.trees import Planted, Tree, plant
+from tests.harness.truth import Truth
 
 REQUIRED = os.environ.get("CORRAL_REQUIRE_CROSS_ACCOUNT") == "1"
 STAGE = pytest.StashKey[Stage]()
@@ -66,7 +67,7 @@ def service(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Service]:
     state_dir.mkdir(mode=0o700)
     if not stage.lacking:
         os.chown(state_dir, stage.service.uid, stage.service.gid)
-    service = Service(stage, folder, state_dir)
+    service = Service(stage, folder, state_dir, Truth(folder.name, stage.uids))
     yield service
     service.close()
     shutil.rmtree(folder)

@@ -94,27 +94,29 @@ def test_the_judge_counts_no_zombie_as_living(service: Service) -> None:
 
 def test_the_judge_finds_by_marker_alone_what_another_account_would_not_show(service: Service, planted: Plant) -> None:
     grow(service, planted(TREES["environment_wiped"]))
-    by_marker = truth.Truth(service.folder.name).alive()
+    by_marker = replace(service.judge, uids=frozenset()).alive()
     assert {seen.pid for seen in by_marker} == {seen.pid for seen in service.judge.alive()}
     assert len(by_marker) >= 2
 
 
-def made_up(pid: int, parent: int) -> truth.Seen:
-    return truth.Seen(pid, 1, parent, pid, "x", "S", "S", (5,), "x")
-
-
 @pytest.mark.parametrize(
-    ("line", "foreign"),
+    ("parents", "foreign"),
     [
-        ([(1, 0), (20, 1), (30, 20)], True),
-        ([(1, 0), (os.getpid(), 1), (20, os.getpid()), (30, 20)], False),
-        ([(1, 0), (30, 20)], False),
+        ({20: 1, 30: 20}, True),
+        ({20: os.getpid(), 30: 20}, False),
+        ({30: 2**30}, False),
     ],
     ids=["below_init_and_not_below_pytest", "below_pytest", "parent_went_during_the_look"],
 )
-def test_the_judge_leaves_alone_only_what_is_surely_somebody_elses(line: list[tuple[int, int]], foreign: bool) -> None:
-    everybody = {pid: made_up(pid, parent) for pid, parent in line}
-    assert truth._is_foreign(everybody[30], everybody) is foreign
+def test_the_judge_leaves_alone_only_what_is_surely_somebody_elses(parents: dict[int, int], foreign: bool) -> None:
+    assert truth.is_foreign(30, parents) is foreign
+
+
+def test_the_judge_says_empty_never_while_successors_take_over(service: Service, planted: Plant) -> None:
+    plan = planted(replace(TREES["successor_every_30_ms"], arguments=("2",)))
+    grow(service, plan)
+    for _ in range(50):
+        assert service.judge.alive(but=plan.pids("command"))
 
 
 def test_a_signal_to_a_process_that_is_not_the_one_seen_is_not_sent(service: Service, planted: Plant) -> None:

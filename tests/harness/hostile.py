@@ -201,8 +201,8 @@ def respawner() -> None:
     """Start a new child, in a new session, whenever one ends."""
     deaf()
 
-    def keep() -> NoReturn:
-        while True:
+    def keep() -> None:
+        while Path(status_file).exists():  # never outlive the test by long
             pid = child(lambda: (os.setsid(), here("child")))
             os.waitpid(pid, 0)
 
@@ -214,12 +214,12 @@ def respawner() -> None:
 def odd_name() -> None:
     """Carry a name that spoils a careless reader of /proc/PID/stat."""
 
-    def named() -> None:
+    def named(role: str) -> None:
         LIBC.prctl(PR_SET_NAME, b"a) Z 1 (b c", 0, 0, 0)
-        here("named")
+        here(role)
 
-    child(lambda: (named(), child(named)))
-    wait_for_line("named")
+    child(lambda: (named("child"), child(lambda: named("grandchild"))))
+    wait_for_line("grandchild")
     ready_and_hold()
 
 
@@ -281,7 +281,7 @@ def successors(milliseconds: str) -> None:
             if generation <= 3:
                 here(f"generation-{generation}")
             select.select([], [], [], int(milliseconds) / 1000)
-            if os.fork():
+            if os.fork() or not Path(status_file).exists():  # never outlive the test by long
                 os._exit(0)
             os.setsid()
 

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from tests.harness import truth
 from tests.harness.stage import Account, Stage
+from tests.harness.truth import Truth
 from tests.harness.waiting import wait_until
 
 
@@ -20,6 +21,7 @@ class Service:
     stage: Stage
     folder: Path  # of this test; every account may write to it, and its name is the test's marker
     state_dir: Path
+    judge: Truth
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -48,10 +50,6 @@ class Service:
             "PYTHONUNBUFFERED": "1",
             "CORRAL_TEST_MARKER": self.folder.name,
         }
-
-    @property
-    def judge(self) -> truth.Truth:
-        return truth.Truth(self.folder.name, self.stage.uids)
 
     def corral(self, *arguments: str) -> list[str]:
         """Return the command line of `corral ARGUMENTS...`."""

@@ -7,11 +7,13 @@ test's marker in the command line of any of its threads, and the marker in its e
 import os
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
+CALM_WITHIN = 20.0  # seconds
+Identity = tuple[int, int]  # pid and start time
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,13 @@ def _threads(pid: int) -> tuple[str, bytes]:
     return states, lines
 
 
-def look(pid: int) -> Seen | None:
-    """Return the process when it lives, None when it is gone or wholly dead."""
+def look(pid: int, but: Collection[Identity] = ()) -> Seen | None:
+    """Return the process when it lives, None when it is gone, wholly dead, or one of those in `but`."""
     folder = PROC / str(pid)
     try:
         name, fields = stat(folder / "stat")
+        if (pid, int(fields[19])) in but or (fields[0] in "ZX" and fields[17] == "1"):
+            return None
         threads, line = _threads(pid)
         status = (folder / "status").read_text(errors="replace")
     except (OSError, ValueError):
@@ -86,36 +90,67 @@ def look(pid: int) -> Seen | None:
     )
 
 
-def pids() -> Iterator[int]:
-    for entry in os.listdir(PROC):  # noqa: PTH208 (a Path for each of thousands of processes is what takes the time)
-        if entry.isdigit():
-            yield int(entry)
+def pids() -> list[int]:
+    """Return all pids, the newest first: they are the ones that do not wait to be looked at."""
+    names = os.listdir(PROC)  # noqa: PTH208 (a Path for each of thousands of processes is what takes the time)
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
-def living() -> Iterator[Seen]:
-    return (seen for pid in pids() if (seen := look(pid)))
+def forks() -> int:
+    """Return how many processes and threads the host has started since it booted."""
+    lines = (PROC / "stat").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("processes ")).split()[1])
+
+
+def everybody() -> frozenset[Identity]:
+    """Return who is there now, dead or alive."""
+    found = set()
+    for pid in pids():
+        try:
+            found.add((pid, int(stat(PROC / str(pid) / "stat")[1][19])))
+        except (OSError, ValueError):
+            continue
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is alive of one test."""
+    """What is alive of one test. Made before the test starts anything: whoever is there already is not the test's."""
 
     marker: str
     uids: frozenset[int] = frozenset()
-
-    def _carries_marker(self, seen: Seen) -> bool:
-        return self.marker in seen.command or self.marker.encode() in _bytes(PROC / str(seen.pid) / "environ")
+    before: frozenset[Identity] = field(default_factory=everybody, repr=False)
 
     def alive(self, but: Collection[int] = ()) -> list[Seen]:
-        """Return every living process of the test, without this one and without the pids in `but`."""
-        everybody = {seen.pid: seen for seen in living()}
+        """Return living processes of the test, without this one and without the pids in `but`.
+
+        A process that hands on to a successor can slip through one look at the process table. An empty list is therefore
+        only returned when the host started nobody while the look lasted: then whoever lived at its end was there to see.
+        """
+        deadline = time.monotonic() + CALM_WITHIN
+        while True:
+            started = forks()
+            found = self._look(but)
+            if found or forks() == started:
+                return found
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"the host started processes without a pause for {CALM_WITHIN} s: nobody can judge"
+                )
+
+    def _look(self, but: Collection[int]) -> list[Seen]:
+        seen = [one for pid in pids() if (one := look(pid, self.before))]
+        parents = {one.pid: one.parent for one in seen}
+        skipped = {os.getpid(), *but}
         return [
-            seen
-            for seen in everybody.values()
-            if seen.pid != os.getpid()
-            and seen.pid not in but
-            and ((self.uids.intersection(seen.uids) and not _is_foreign(seen, everybody)) or self._carries_marker(seen))
+            one for one in seen if one.pid not in skipped and (self._by_account(one, parents) or self._by_marker(one))
         ]
+
+    def _by_account(self, seen: Seen, parents: Mapping[int, int]) -> bool:
+        return bool(self.uids.intersection(seen.uids)) and not is_foreign(seen.pid, parents)
+
+    def _by_marker(self, seen: Seen) -> bool:
+        return self.marker in seen.command or self.marker.encode() in _bytes(PROC / str(seen.pid) / "environ")
 
     def end_leftovers(self, seconds: float = 15.0) -> list[Seen]:
         """Kill what is left, by pid and start time, until a look finds nothing. Return what was found first."""
@@ -130,18 +165,19 @@ class Truth:
         return first
 
 
-def _is_foreign(seen: Seen, everybody: Mapping[int, Seen]) -> bool:
-    """Tell whether somebody else runs this process under an account of the tests.
+def is_foreign(pid: int, parents: Mapping[int, int]) -> bool:
+    """Tell whether somebody else runs this process under an account of the tests, by the parent of each new process.
 
-    With the stage, pytest is a subreaper: whatever a test starts stays below it. So a line of parents that leads to the
-    machine's first process without passing pytest is foreign. A line that breaks off (a parent went during the look)
-    tells nothing, and the process counts as the test's.
+    With the stage, pytest is a subreaper: whatever a test starts stays below it. So a line of parents that leaves the
+    new processes at another place than pytest is foreign, unless a parent went during the look (it is in no list of
+    living processes): that tells nothing, and the process counts as the test's.
     """
-    while seen.parent in everybody:
-        if seen.parent == os.getpid():
+    me = os.getpid()
+    while pid in parents:
+        pid = parents[pid]
+        if pid == me:
             return False
-        seen = everybody[seen.parent]
-    return seen.pid == 1 or seen.parent == 0
+    return look(pid) is not None
 
 
 def kill(seen: Seen, number: int = signal.SIGKILL) -> bool:

@@ -68,7 +68,8 @@ class Job:
         self._reaper: subprocess.Popen[bytes] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._read_transports: list[asyncio.ReadTransport] = []
-        self._collecting = 0
+        self._collecting = 0.0
+        self._told: Report | None = None
         self._adopts = False
 
     @classmethod
@@ -290,7 +291,9 @@ class Job:
         elif "ending" in message:
             self._watch_the_reaper(self._ladder.grace)
         elif "report" in message:
-            self._finish(Report.from_json(message["report"]))
+            self._told = Report.from_json(message["report"])
+            if not self._told.empty:
+                self._finish(self._told)
 
     def _finish(self, report: Report) -> None:
         if self._watchdog is not None:
@@ -309,13 +312,16 @@ class Job:
 
     def _collect_reaper(self) -> None:
         assert self._reaper is not None
-        if self._reaper.poll() is None and self._collecting < 1000:
+        if self._reaper.poll() is None and self._collecting < _EXIT_WITHIN:
             # Its end of the lifeline closes a moment before it can be waited for.
-            self._collecting += 1
-            self._loop.call_later(_EXIT_WITHIN / 1000, self._collect_reaper)
+            pause = max(0.0005, min(self._collecting, 0.05))
+            self._collecting += pause
+            self._loop.call_later(pause, self._collect_reaper)
             return
-        if self._report.done():
+        if self._told is not None:
             self._stop_adopting()
+            # Only now: an empty verdict covers the reaper too.
+            self._finish(self._told)
         else:
             self._inherit()
 
