@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +68,9 @@ def run(
         str | None, typer.Option("--user", metavar="NAME", help="The account to run as, through `sudo -n`.")
     ] = None,
     grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="From TERM to KILL.")] = 5.0,
-    kill: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="For KILL, before survivors are reported.")] = 10.0,
+    kill: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="For KILL, before survivors are reported.")
+    ] = 10.0,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, however corral ends.")
     ] = None,
@@ -78,6 +79,7 @@ def run(
         str, typer.Option(metavar="NAME", help="`auto`, or `portable` to do as a host without subreapers must.")
     ] = "auto",
 ) -> None:
+    """Run a command as a job."""
     from corral.process import foreground
 
     status = asyncio.run(
@@ -106,6 +108,7 @@ def run(
 """
 )
 def ps(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Show the live jobs."""
     from corral.process import LedgerError, live_jobs
     from corral.process.table import host_table
 
@@ -138,6 +141,7 @@ supervisor lives are left alone. `corral serve` does the same when it starts.
 """
 )
 def sweep(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """End what dead supervisors left."""
     from corral.process import LedgerError
     from corral.process import sweep as end_what_is_left
 
@@ -161,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

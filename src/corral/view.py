@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -61,12 +62,14 @@ def tree(processes: Sequence[Process], table: ProcessTable | None = None) -> Ren
 def report(one: Report) -> RenderableType:
     """The verdict with what it rests on, what was sent, and who survived."""
     style, meaning = _VERDICTS.get(one.verdict, ("bold", ""))
-    sent = ", ".join(f"{count.signal} to {count.count} of {count.account}" for count in one.signals) or "no signal needed"
+    sent = ", ".join(f"{count.signal} to {count.processes} of {count.account}" for count in one.signals)
     lines = [
         Text.assemble((one.verdict, style), f": {meaning}"),
-        Text(f"  {one.seconds:.3f} s by the {one.ended_by}; {sent}"),
+        Text(f"  {one.seconds:.3f} s by the {one.ended_by}; {sent or 'no signal was needed'}"),
     ]
-    lines += [Text(f"  pid {left.pid} ({left.user}, {left.state}) {left.command}: {left.reason}") for left in one.survivors]
+    lines += [
+        Text(f"  pid {left.pid} ({left.user}, {left.state}) {left.command}: {left.reason}") for left in one.survivors
+    ]
     lines += [Text(f"  note: {note}", style="dim") for note in one.notes]
     return Group(*lines)
 
@@ -77,9 +80,8 @@ def swept(result: SweepResult) -> RenderableType:
     for one in result.swept:
         blocks += [Text(f"{one.entry.command} of {one.entry.user} ({one.entry.id})", style="bold"), report(one.report)]
     for entry in result.held:
-        blocks.append(
-            Text(f"{entry.command} of {entry.user} ({entry.id}): its reaper still holds what would not end", style="red")
-        )
+        what = f"{entry.command} of {entry.user} ({entry.id})"
+        blocks.append(Text(f"{what}: its reaper still holds what would not end", style="red"))
     blocks += [Text(f"ignored {bad.path}: {bad.reason}", style="yellow") for bad in result.rejected]
     if not result.swept and not result.held:
         blocks.append(Text("nothing to sweep"))
@@ -121,7 +123,6 @@ def _shortened(command: str, most: int = 100) -> str:
 
 def _uptime() -> float | None:
     try:
-        with open("/proc/uptime", encoding="ascii") as file:
-            return float(file.read().split()[0])
+        return float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
     except OSError:
         return None

@@ -9,6 +9,6 @@ import sys
 
 sys.path.insert(0, __file__.rsplit("/", 3)[0])
 
-from corral.process.reaper import main  # noqa: E402
+from corral.process.reaper import main
 
 main(int(sys.argv[1]))

@@ -9,12 +9,12 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from corral.process.typed import NamedTuple, NoReturn
 
 from corral.process import mark as marks
 from corral.process import procfs, sudo
 from corral.process.errors import StartError
 from corral.process.table import account_name
+from corral.process.typed import NamedTuple, NoReturn
 
 _SUDO_STARTS_WITHIN = 10.0
 """Seconds after which a sudo that is still busy (a slow directory service) is taken for started."""
@@ -57,9 +57,7 @@ def start(command: Command) -> Started:
         raise StartError("sudo_missing", f"running as {account.pw_name} needs sudo, and there is none: install sudo")
     directory = _directory_for_sudo(command.cwd, account)
     here = command.here if _barred(command.here, account) is None else "/"
-    line = sudo.command_line(
-        program, account.pw_name, command.argv, preserve=command.preserve, directory=directory
-    )
+    line = sudo.command_line(program, account.pw_name, command.argv, preserve=command.preserve, directory=directory)
     pid = _spawn(line, command.env, "/" if directory else command.cwd or _enterable(here), command.mark)
     _confirm(pid, command, account, program)
     return Started(pid, account.pw_name, account.pw_uid)
@@ -90,7 +88,8 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: i
     except OSError as error:
         os.close(reading)
         os.close(writing)
-        raise StartError("fork", f"the host refuses another process ({error.strerror}): end some, or raise the limit") from error
+        text = f"the host refuses another process ({error.strerror}): end some, or raise the limit"
+        raise StartError("fork", text) from error
     if pid == 0:
         _become(argv, env, cwd, mark, writing)
     os.close(writing)
@@ -119,7 +118,7 @@ def _become(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: 
         if cwd is not None:
             os.chdir(cwd)
         stage = "exec"
-        os.execvpe(argv[0], argv, env)
+        os.execvpe(argv[0], list(argv), env)
     except OSError as error:
         os.write(writing, f"{stage} {error.errno or errno.EINVAL}".encode())
     except ValueError:
@@ -148,9 +147,8 @@ def _directory_for_sudo(cwd: str | None, account: pwd.struct_passwd) -> str | No
     if cwd is None:
         return None
     if (barred := _barred(cwd, account)) is not None:
-        raise StartError(
-            "cwd", f"{account.pw_name} may not enter {barred}: give it the right to, or choose another folder than {cwd}"
-        )
+        text = f"{account.pw_name} may not enter {barred}: give it the right to, or choose another folder than {cwd}"
+        raise StartError("cwd", text)
     return None if os.path.isdir(cwd) and os.access(cwd, os.X_OK) else cwd
 
 

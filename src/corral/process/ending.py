@@ -5,21 +5,24 @@ The reaper, the supervisor that inherits from a killed reaper, and the sweep all
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
-from corral.process.typed import NamedTuple
 
+from corral.process import mark as marks
 from corral.process import signals
 from corral.process.report import Report, Survivor, judge
 from corral.process.signals import Signaller
-from corral.process.table import Identity, Process, ProcessTable, account_name
+from corral.process.table import UNKNOWN, Identity, Process, ProcessTable, account_name
 from corral.process.trackers import Tracker
+from corral.process.typed import NamedTuple
 
 _SUDO_PATIENCE = 1.0
 """Seconds that a sudo is given to close its PAM session and exit once nothing lives below it."""
 _SHORTEST, _LONGEST = 0.001, 0.05
 _RETRY_FIRST, _RETRY_LAST = 0.2, 2.0
+_RUNAWAY_ROUNDS = 6
 _WAKE_EVERY = 0.5
 _FREEZE_PASSES = 3
 _WALK_SHARE = 3.0
@@ -39,8 +42,15 @@ class Ending:
     """One ending of one tree. `wait` sleeps, the given seconds at the most, and may return early on news."""
 
     def __init__(
-        self, tracker: Tracker, signaller: Signaller, table: ProcessTable, wait: Callable[[float], None]
+        self,
+        tracker: Tracker,
+        signaller: Signaller,
+        table: ProcessTable,
+        wait: Callable[[float], None],
+        *,
+        mark: int = 0,
     ) -> None:
+        self._mark = mark
         self._tracker = tracker
         self._signaller = signaller
         self._table = table
@@ -49,6 +59,7 @@ class Ending:
         self._idle_sudo: dict[Identity, float] = {}
         self._rounds = 0
         self._cost = 0.0
+        self._walk_cost = 0.0
         self._grace_ends = 0.0
         self.notes: list[str] = []
 
@@ -90,7 +101,7 @@ class Ending:
             if now >= next_walk:
                 if self._kill_round():
                     pause = _SHORTEST
-                next_walk = time.monotonic() + max(pause, _WALK_SHARE * (time.monotonic() - now))
+                next_walk = time.monotonic() + max(pause, self._walk_cost)
             self._wait(max(_SHORTEST, self._cost, min(next_walk, deadline) - time.monotonic()))
             pause = min(pause * 1.5, _LONGEST)
         return True
@@ -127,7 +138,9 @@ class Ending:
 
     def _kill_round(self) -> bool:
         """One walk and one KILL to whoever is due. True if anybody was."""
+        began = time.monotonic()
         members = self._tracker.members()
+        self._walk_cost = _WALK_SHARE * (time.monotonic() - began)
         due = self._due(members)
         if not due:
             return False
@@ -137,6 +150,7 @@ class Ending:
             due = self._due(self._tracker.members()) or due
         # From the second round on there is somebody who forks faster than we look.
         self._signaller.send(signal.SIGKILL, due, with_groups=self._rounds > 1)
+        self._freeze_runaways(due)
         now = time.monotonic()
         for process in due:
             _, attempts = self._killed.get(process.identity, (0.0, 0))
@@ -150,6 +164,37 @@ class Ending:
             if not running:
                 return
             self._signaller.send(signal.SIGSTOP, running, outermost_first=True)
+
+    def _freeze_runaways(self, due: list[Process]) -> None:
+        """Catch a chain that forks and exits faster than a call of sudo takes (8 ms): stop its whole account first.
+
+        Only where the account has no living process but the job's, so that nobody else is stopped; whoever slips in
+        between is continued at once.
+        """
+        if self._rounds < _RUNAWAY_ROUNDS or self._rounds % _RUNAWAY_ROUNDS:
+            return
+        for uid in {process.uid for process in due if process.uid not in (os.getuid(), 0, UNKNOWN)}:
+            if strangers := self._strangers(uid):
+                self._note(
+                    f"{account_name(uid)} starts processes faster than sudo can signal them, and could not be stopped "
+                    f"as a whole because it has others, such as pid {strangers[0].pid}"
+                )
+            elif self._signaller.freeze(uid):
+                frozen = [process for process in self._tracker.members() if process.uid == uid]
+                self._signaller.count("STOP", frozen)
+                self._signaller.send(signal.SIGKILL, frozen)
+                self._signaller.send(signal.SIGCONT, [p for p in self._strangers(uid) if p.stopped])
+
+    def _strangers(self, uid: int) -> list[Process]:
+        """The living of an account that are surely not the job's. A newborn member is told by its mark."""
+        rows = [row for row in self._table.scan() if row.uid == uid and row.living]
+        members = {process.identity for process in self._tracker.members()}
+        rows = [row for row in rows if row.identity not in members and not marks.carries(row.pid, self._mark)]
+        return [row for row in rows if (now := self._table.read(row.pid)) and now.identity == row.identity]
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def _due(self, members: list[Process]) -> list[Process]:
         now = time.monotonic()
@@ -200,9 +245,7 @@ class Ending:
     def _guarded(self, step: Callable[[], bool]) -> bool:
         try:
             return step()
-        except Exception as error:  # Whatever fails here, the tree must not be let go: it is noted, and tried again.
-            note = f"{type(error).__name__}: {error}"
-            if note not in self.notes:
-                self.notes.append(note)
+        except Exception as error:  # noqa: BLE001 - whatever fails, the tree is not let go: noted, and tried again
+            self._note(f"{type(error).__name__}: {error}")
             self._wait(_LONGEST)
             return False

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from corral.process import ledger
 from corral.process.ending import Ending, Ladder
+from corral.process.errors import LedgerError
 from corral.process.report import Report
 from corral.process.signals import Signaller
 from corral.process.table import Identity, host_table
@@ -88,7 +89,7 @@ class Inheritance(NamedTuple):
             if entry is not None:
                 seeds |= entry.members
                 claim = ledger.claim(entry.path)
-        except (ledger.LedgerError, OSError) as error:
+        except (LedgerError, OSError) as error:
             notes.append(f"the record could not be read ({error}): the job's mark had to do")
         table = host_table()
         tracker: Tracker
@@ -96,7 +97,7 @@ class Inheritance(NamedTuple):
             tracker = Adopted(seeds, self.mark, on_exit)
         else:
             tracker = Portable(table, seeds, mark=self.mark if self.adopts else 0)
-        ending = Ending(tracker, Signaller(table, person=_uid(self.user)), table, time.sleep)
+        ending = Ending(tracker, Signaller(table, person=_uid(self.user)), table, time.sleep, mark=self.mark)
         ending.notes.extend(notes)
         report = ending.run(self.ladder, cause="reaper_died", ended_by="supervisor")
         if claim is not None:

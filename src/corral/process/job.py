@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from corral.process import ledger, lifeline, procfs
 from corral.process import mark as marks
@@ -230,15 +230,16 @@ class Job:
                 lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), reaper.stdin
             )
             self.stdin = asyncio.StreamWriter(transport, protocol, None, self._loop)
-        for name in ("stdout", "stderr"):
-            pipe = getattr(reaper, name)
-            if pipe is not None:
-                reader = asyncio.StreamReader(limit=_STREAM_LIMIT)
-                transport, _ = await self._loop.connect_read_pipe(
-                    lambda reader=reader: asyncio.StreamReaderProtocol(reader), pipe
-                )
-                self._read_transports.append(transport)
-                setattr(self, name, reader)
+        if reaper.stdout is not None:
+            self.stdout = await self._connect_reader(reaper.stdout)
+        if reaper.stderr is not None:
+            self.stderr = await self._connect_reader(reaper.stderr)
+
+    async def _connect_reader(self, pipe: IO[bytes]) -> asyncio.StreamReader:
+        reader = asyncio.StreamReader(limit=_STREAM_LIMIT)
+        transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        self._read_transports.append(transport)
+        return reader
 
     async def _failed_to_start(self, error: StartError) -> None:
         said = b""
@@ -279,7 +280,8 @@ class Job:
             reaper = self._reaper
             self._watchdog = self._loop.call_later(grace + self._ladder.kill + _REAPER_MARGIN, reaper.kill)
 
-    def _on_message(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: dict[str, Any]) -> None:
+        """Take in what the reaper says. For the wire."""
         if "started" in message and not self._started.done():
             self._started.set_result(message["started"])
         elif "error" in message and not self._started.done():
@@ -304,8 +306,8 @@ class Job:
         if not self._report.done():
             self._report.set_result(report)
 
-    def _on_lifeline_closed(self) -> None:
-        """The reaper has gone: as it should, after its report, or killed."""
+    def on_lifeline_closed(self) -> None:
+        """The reaper has gone: as it should, after its report, or killed. For the wire."""
         if self._wire is not None:
             self._wire.transport = None
         self._collect_reaper()
@@ -365,10 +367,10 @@ class _Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for message in self._decoder.feed(data):
             if isinstance(message, dict):
-                self._job._on_message(message)
+                self._job.on_message(message)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._job._on_lifeline_closed()
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's own
+        self._job.on_lifeline_closed()
 
 
 def _here() -> str:
@@ -378,9 +380,7 @@ def _here() -> str:
         return "/"
 
 
-def _start_reaper(
-    descriptor: int, streams: tuple[int | None, int | None, int | None]
-) -> subprocess.Popen[bytes]:
+def _start_reaper(descriptor: int, streams: tuple[int | None, int | None, int | None]) -> subprocess.Popen[bytes]:
     stdin, stdout, stderr = streams
     if not sys.executable:
         raise StartError("internal", "this Python does not know its own interpreter (sys.executable is empty)")

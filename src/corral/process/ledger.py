@@ -18,6 +18,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterable
+
 from corral.process.typed import Any, NamedTuple
 
 # hashlib would do, and would bring OpenSSL into every reaper: 4 MB and 8 ms.

@@ -9,6 +9,7 @@ means that the other side is gone, however it went.
 from __future__ import annotations
 
 import json
+
 from corral.process.typed import Any
 
 MOST_BYTES = 16 * 1024 * 1024

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from corral.process.typed import NamedTuple
 
 from corral.process.table import Process
+from corral.process.typed import NamedTuple
 
 _CHUNK = 16384
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from corral.process.typed import Any
 
 from corral.process import command, lifeline, sudo
 from corral.process.command import Command, Started
@@ -26,6 +25,7 @@ from corral.process.report import Report
 from corral.process.signals import Signaller
 from corral.process.table import Process, account_name, host_table
 from corral.process.trackers import Portable, Subreaper, Tracker
+from corral.process.typed import Any
 
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -121,6 +121,7 @@ class Reaper:
         self._record: Record | None = None
         self._notes: list[str] = []
         self._poked = False
+        self._mark = 0
         self._tracker: Tracker = Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor])
         self._signaller = Signaller(self._table, person=os.getuid())
         self._report_file: str | None = None
@@ -135,7 +136,7 @@ class Reaper:
             kind = error.kind if isinstance(error, StartError) else "ledger"
             self.wire.send({"error": {"kind": kind, "message": str(error)}})
             self._ladder = Ladder(0, self._ladder.kill)
-        except Exception as error:  # Not let go: whatever the failure, what was started is ended.
+        except Exception as error:  # noqa: BLE001 - not let go: whatever the failure, what was started is ended
             self._note(error)
             self._cause = self._cause or "failure"
             if self._started is None:
@@ -155,6 +156,7 @@ class Reaper:
             here=config["here"],
             mark=0 if portable else config["mark"],
         )
+        self._mark = request.mark
         self._record = Record.create(config["state_dir"], config["id"], self._header(config, request))
         if not portable:
             # Before the command starts: from then on nothing that fails here lets go of it.
@@ -218,7 +220,7 @@ class Reaper:
         if self._supervisor_fd is not None:
             self._poll.register(self._supervisor_fd, select.POLLIN)
 
-    def _on_term(self, number: int, frame: object) -> None:
+    def _on_term(self, _number: int, _frame: object) -> None:
         self._poked = True
         if self._cause:
             # Asked twice: no more patience.
@@ -291,7 +293,7 @@ class Reaper:
 
     def _end(self) -> None:
         self._guard(lambda: self.wire.send({"ending": self._cause}))
-        ending = Ending(self._tracker, self._signaller, self._table, self._wait)
+        ending = Ending(self._tracker, self._signaller, self._table, self._wait, mark=self._mark)
         ending.notes.extend(self._notes)
         self._ending = ending
         report = ending.run(self._ladder, cause=self._cause, ended_by="reaper")
@@ -353,7 +355,7 @@ class Reaper:
     def _guard(self, step: Callable[[], Any]) -> Any:
         try:
             return step()
-        except Exception as error:  # No failure of the reaper's own (a full disk, no memory) lets go of the tree.
+        except Exception as error:  # noqa: BLE001 - no failure of its own (a full disk, no memory) lets go of the tree
             self._note(error)
             return None
 
@@ -374,7 +376,7 @@ def write_report(path: str, report: Report) -> None:
 
 def _become_subreaper() -> bool:
     """Adopt every descendant that loses its parent (prctl(2), PR_SET_CHILD_SUBREAPER). False where there is none."""
-    return sys.platform == "linux" and ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def _name_process(name: str) -> None:

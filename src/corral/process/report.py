@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from corral.process.typed import Any, NamedTuple
 
 PROVEN_EMPTY = "proven_empty"
@@ -18,7 +19,7 @@ class SignalCount(NamedTuple):
 
     signal: str
     account: str
-    count: int
+    processes: int
 
 
 class Survivor(NamedTuple):
@@ -44,7 +45,8 @@ class Report(NamedTuple):
     signals: tuple[SignalCount, ...] = ()
     survivors: tuple[Survivor, ...] = ()
     cause: str = ""
-    """Why the tree was ended: `exit`, `request`, `lifeline` (the supervisor is gone), `signal`, `reaper_died`, `sweep`."""
+    """Why the tree was ended: `exit` of the command, `request`, `lifeline` (the supervisor is gone), `signal` to the
+    reaper, `failure` of the reaper's own, `reaper_died`, or `sweep`."""
     ended_by: str = "reaper"
     """Who ended it: `reaper`, `supervisor` or `sweep`."""
     notes: tuple[str, ...] = ()
@@ -59,7 +61,9 @@ class Report(NamedTuple):
         return {
             **self._asdict(),
             "seconds": round(self.seconds, 6),
-            "signals": [count._asdict() for count in self.signals],
+            "signals": [
+                {"signal": sent.signal, "account": sent.account, "count": sent.processes} for sent in self.signals
+            ],
             "survivors": [survivor._asdict() for survivor in self.survivors],
             "notes": list(self.notes),
         }
@@ -68,7 +72,9 @@ class Report(NamedTuple):
     def from_json(cls, data: dict[str, Any]) -> Report:
         """The report again. Raises KeyError, TypeError or ValueError for what is not one."""
         known = {name: data[name] for name in cls._fields if name in data}
-        known["signals"] = tuple(SignalCount(**count) for count in data["signals"])
+        known["signals"] = tuple(
+            SignalCount(sent["signal"], sent["account"], sent["count"]) for sent in data["signals"]
+        )
         known["survivors"] = tuple(Survivor(**survivor) for survivor in data["survivors"])
         known["notes"] = tuple(data.get("notes", ()))
         return cls(**known)

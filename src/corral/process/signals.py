@@ -107,6 +107,16 @@ class Signaller:
         for uid, theirs in others.items():
             self._send_through_sudo(uid, name, theirs, with_groups)
 
+    def freeze(self, uid: int) -> bool:
+        """Stop everything that belongs to another account, at one stroke. True if sudo did it.
+
+        Only for an account of which nothing but the job is alive; see `Ending`, which makes sure of that.
+        """
+        if self._sudo is None or uid in (UNKNOWN, 0) or uid == os.getuid():
+            return False
+        self.calls += 1
+        return not sudo.refused(sudo.run(sudo.freeze_line(self._sudo, _for_sudo(uid))))
+
     def _send_directly(self, number: signal.Signals, name: str, process: Process) -> bool:
         try:
             os.kill(process.pid, number)
@@ -115,7 +125,7 @@ class Signaller:
         except PermissionError:
             # Not a word about the account: macOS says it of zombies too. What counts is what is still there later.
             return False
-        self._count(name, process)
+        self.count(name, [process])
         return True
 
     def _send_through_sudo(self, uid: int, name: str, processes: Sequence[Process], with_groups: bool) -> None:
@@ -128,9 +138,7 @@ class Signaller:
         # As root a group would take the sudo that leads it along.
         groups = sorted({p.pgid for p in targets if p.pgid > 1}) if with_groups and uid != 0 else []
         outcome = sudo.Outcome(0, "")
-        # sudo takes an account without a name by its number, behind a "#".
-        whom = f"#{uid}" if account.isdigit() else account
-        for line in sudo.kill_lines(self._sudo, whom, name, [p.pid for p in targets], groups):
+        for line in sudo.kill_lines(self._sudo, _for_sudo(uid), name, [p.pid for p in targets], groups):
             self.calls += 1
             outcome = sudo.run(line)
             if sudo.refused(outcome):
@@ -139,8 +147,7 @@ class Signaller:
             self.refusals[uid] = self._why(account, outcome)
             return
         self.refusals.pop(uid, None)
-        for process in targets:
-            self._count(name, process)
+        self.count(name, targets)
 
     def _why(self, account: str, outcome: sudo.Outcome) -> str:
         if outcome.status is None:
@@ -156,5 +163,13 @@ class Signaller:
         now = self._table.read(process.pid)
         return now is not None and now.identity == process.identity
 
-    def _count(self, name: str, process: Process) -> None:
-        self._counts.setdefault((name, account_name(process.uid)), set()).add(process.identity)
+    def count(self, name: str, processes: Iterable[Process]) -> None:
+        """Note that these were sent a signal."""
+        for process in processes:
+            self._counts.setdefault((name, account_name(process.uid)), set()).add(process.identity)
+
+
+def _for_sudo(uid: int) -> str:
+    # sudo takes an account without a name by its number, behind a "#".
+    name = account_name(uid)
+    return f"#{uid}" if name.isdigit() else name

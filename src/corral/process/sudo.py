@@ -7,6 +7,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable, Sequence
+
 from corral.process.typed import NamedTuple
 
 KILL = "/bin/kill"
@@ -70,6 +71,11 @@ def kill_lines(sudo: str, user: str, name: str, pids: Sequence[int], groups: Seq
         lines[-1].append(word)
         room -= len(word) + 1
     return lines
+
+
+def freeze_line(sudo: str, user: str) -> list[str]:
+    """The call that stops every process of the account at one stroke: kill(2) of -1 is atomic against fork."""
+    return [sudo, "-n", "-u", user, KILL, "-STOP", "--", "-1"]
 
 
 def run(argv: Sequence[str], timeout: float = CALL_TIMEOUT) -> Outcome:

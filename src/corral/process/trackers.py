@@ -2,22 +2,21 @@
 
 | tracker | who is in it | "empty" means |
 |---|---|---|
-| Subreaper | everything below this process, by the children files | ECHILD: the kernel says that no descendant is left |
-| Portable  | what was ever seen below the command, by identity | two scans in a row found nothing |
-| Adopted   | what fell to this process when a reaper was killed | ECHILD, or two scans where there are other children |
-| Recorded  | what the ledger names, and what carries the job's mark | two scans in a row found nothing |
+| Subreaper | everything below this process | ECHILD: the kernel's word that no descendant is left |
+| Portable | what was ever seen below the command; for a sweep, what is marked | two scans in a row found nothing |
+| Adopted | what fell to this process when a reaper was killed | ECHILD, or two walks where it has other children |
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from corral.process.typed import Protocol
 
 from corral.process import mark as marks
 from corral.process import procfs
 from corral.process.report import NO_CHILDREN
 from corral.process.table import Identity, Process, ProcessTable
+from corral.process.typed import Protocol
 
 _WALL = 0x40000000
 """waitpid(2): children that were cloned with another exit signal than SIGCHLD count as children too."""
@@ -88,7 +87,7 @@ class Portable:
         table: ProcessTable,
         seeds: Iterable[Identity],
         *,
-        on_exit: Callable[[int, int], None] = lambda pid, status: None,
+        on_exit: Callable[[int, int], None] = _forget,
         mark: int = 0,
         spares: Iterable[int] = (),
     ) -> None:
@@ -181,6 +180,10 @@ class Adopted:
         found = grow(rows, seeds)
         self._known.update(row.identity for row in found)
         return found
+
+
+def _forget(_pid: int, _status: int) -> None:
+    """Nobody asked for the status."""
 
 
 def grow(rows: Iterable[Process], seeds: Iterable[Process]) -> list[Process]:
