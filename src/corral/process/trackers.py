@@ -22,6 +22,10 @@ _WALL = 0x40000000
 """waitpid(2): children that were cloned with another exit signal than SIGCHLD count as children too."""
 
 
+def _forget(_pid: int, _status: int) -> None:
+    """Nobody asked for the status."""
+
+
 class Tracker(Protocol):
     """What an ending needs to know of a tree."""
 
@@ -180,10 +184,6 @@ class Adopted:
         found = grow(rows, seeds)
         self._known.update(row.identity for row in found)
         return found
-
-
-def _forget(_pid: int, _status: int) -> None:
-    """Nobody asked for the status."""
 
 
 def grow(rows: Iterable[Process], seeds: Iterable[Process]) -> list[Process]:
