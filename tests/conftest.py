@@ -69,8 +69,10 @@ def service(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Service]:
         os.chown(state_dir, stage.service.uid, stage.service.gid)
     service = Service(stage, folder, state_dir, Truth(folder.name, stage.uids))
     yield service
-    service.close()
-    shutil.rmtree(folder)
+    try:
+        service.close()
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_the_judge_leaves_alone_only_what_is_surely_somebody_elses(parents: dict
 
 
 def test_the_judge_says_empty_never_while_successors_take_over(service: Service, planted: Plant) -> None:
-    plan = planted(replace(TREES["successor_every_30_ms"], arguments=("2",)))
+    plan = planted(TREES["successor_every_30_ms"])
     grow(service, plan)
     for _ in range(50):
         assert service.judge.alive(but=plan.pids("command"))

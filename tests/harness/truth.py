@@ -124,8 +124,8 @@ class Truth:
     def alive(self, but: Collection[int] = ()) -> list[Seen]:
         """Return living processes of the test, without this one and without the pids in `but`.
 
-        A process that hands on to a successor can slip through one look at the process table. An empty list is therefore
-        only returned when the host started nobody while the look lasted: then whoever lived at its end was there to see.
+        A process that hands on to a successor can slip through one look at the process table. So an empty list is only
+        returned when the host started nobody while the look lasted: then whoever lived at its end was there to see.
         """
         deadline = time.monotonic() + CALM_WITHIN
         while True:

@@ -1,1 +1,1 @@
-"""One engine a module: its wire protocol over a job's pipes, turned into one set of events (`corral.backends.events`)."""
+"""One engine a module: its wire protocol over a job's pipes, turned into the events of `corral.backends.events`."""

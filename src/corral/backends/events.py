@@ -115,9 +115,7 @@ class Notice:
     message: str
 
 
-TurnEvent: TypeAlias = (
-    TurnStarted | Text | ToolStarted | ToolEnded | ApprovalRequested | Usage | TurnEnded | Notice
-)
+TurnEvent: TypeAlias = TurnStarted | Text | ToolStarted | ToolEnded | ApprovalRequested | Usage | TurnEnded | Notice
 Event: TypeAlias = BackendStarted | TurnEvent | BackendEnded
 
 

@@ -11,8 +11,8 @@ from corral.backends.events import Text, TurnEnded
 if TYPE_CHECKING:
     from corral.backends.events import TurnEvent
 
-# A reader that lags this far behind gets its text in larger pieces, so that a flood of words takes no more memory than the
-# words; the wire must be read on meanwhile, or an interrupt would not get through.
+# A reader that lags this far behind gets its text in larger pieces, so that a flood of words takes no more memory than
+# the words; the wire must be read on meanwhile, or an interrupt would not get through.
 LAG = 1000
 
 

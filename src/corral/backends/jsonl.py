@@ -18,8 +18,8 @@ READ_SIZE = 64 * 1024  # bytes
 async def read_lines(reader: asyncio.StreamReader, *, max_line: int = MAX_LINE) -> AsyncIterator[bytes]:
     """Yield the lines that hold something, without their ends; what follows the last line end counts as a line.
 
-    It reads by `read(n)`: `readline` would raise at the reader's own limit (64 KiB by default) and lose its place. It ends
-    at the end of input; the caller bounds how long it listens.
+    It reads by `read(n)`: `readline` would raise at the reader's own limit (64 KiB by default) and lose its place. It
+    ends at the end of input; the caller bounds how long it listens.
     """
     parts: list[bytes] = []
     length = 0

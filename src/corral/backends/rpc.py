@@ -106,8 +106,8 @@ class RpcConnection:
     async def request(self, method: str, params: object, *, timeout: float = REQUEST_TIMEOUT) -> msgspec.Raw:
         """Send a request and wait for its result, `timeout` seconds at the most (TimeoutError).
 
-        A request that the engine was too busy to take is sent again, with growing, jittered pauses. Raises RequestError,
-        or ConnectionEndedError.
+        A request that the engine was too busy to take is sent again, with growing, jittered pauses. Raises
+        RequestError, or ConnectionEndedError.
         """
         pause = FIRST_RETRY
         async with asyncio.timeout(timeout):
@@ -117,7 +117,7 @@ class RpcConnection:
                 except RequestError as error:
                     if error.code != OVERLOADED:
                         raise
-                await self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+                await self._sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, LAST_RETRY)
 
     async def notify(self, method: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-# A model that Codex 0.169 knows and talks to with plain tool calls; it warns in every turn of a model that it does not know.
+# A model that Codex 0.169 knows and talks to with plain tool calls; of an unknown one it warns in every turn.
 CODEX_MODEL = "gpt-5.5"
 CODEX_PROVIDER = "corral_offline"
 

@@ -63,7 +63,8 @@ async def read_request(reader: asyncio.StreamReader) -> Request | None:
     parts = first.split(" ")
     if len(parts) != 3:
         raise BadRequest(400, "the request line is malformed")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+    fields = (line.partition(":") for line in lines if line)
+    headers = {name.strip().lower(): value.strip() for name, _, value in fields}
     body = await _read_body(reader, headers)
     return Request(parts[0], parts[1].partition("?")[0], headers, body)
 

@@ -1,9 +1,9 @@
 """What the offline model will say: turns of steps, and the pure rule that picks the next answer.
 
 A *turn* is everything that the model does for one user message. A turn is spread over several *answers*, one per
-request: a tool call ends an answer, and its output comes with the next request. The place in the script is read from the
-conversation that each request carries (how many user messages, how many tool outputs since the last one), so the model
-keeps no state: a retry gets the same answer, and a resumed conversation goes on where it was.
+request: a tool call ends an answer, and its output comes with the next request. The place in the script is read from
+the conversation that each request carries (how many user messages, how many tool outputs since the last one), so the
+model keeps no state: a retry gets the same answer, and a resumed conversation goes on where it was.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Say:
 class Run:
     """Have the agent run a shell command, with whichever shell tool it offers.
 
-    `wait` is how many seconds the agent holds the tool call open before it takes the command for a background one (Codex
-    allows 0.25 to 30). `escalate` asks to run it outside the sandbox, which is what makes an agent ask for approval.
+    `wait` is how many seconds the agent holds the tool call open before it takes the command for a background one
+    (Codex allows 0.25 to 30). `escalate` asks to run it outside the sandbox, which makes an agent ask for approval.
     """
 
     command: str

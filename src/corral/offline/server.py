@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from corral.offline import http, responses
 from corral.offline.script import Place, Script
@@ -33,8 +33,8 @@ class Seen:
 class OfflineModel:
     """A scripted model on the loopback: `async with OfflineModel(script) as model: … model.base_url`.
 
-    The Responses API is served below `base_url` (`POST /responses`, `GET /models`); another API is one more module beside
-    `responses` and one more line in `_answer`. Raises OSError from `start` where it cannot listen.
+    The Responses API is served below `base_url` (`POST /responses`, `GET /models`); another API is one more module
+    beside `responses` and one more line in `_answer`. Raises OSError from `start` where it cannot listen.
     """
 
     def __init__(self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -77,7 +77,7 @@ class OfflineModel:
                         return request
                 await self._changed.wait()
 
-    async def __aenter__(self) -> OfflineModel:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -103,9 +103,7 @@ class OfflineModel:
         finally:
             writer.close()
 
-    async def _answer(
-        self, request: http.Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer(self, request: http.Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         match request.method, request.path:
             case "POST", "/v1/responses":
                 body = request.json()

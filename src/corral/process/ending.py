@@ -187,9 +187,13 @@ class Ending:
 
     def _strangers(self, uid: int) -> list[Process]:
         """The living of an account that are surely not the job's. A newborn member is told by its mark."""
-        rows = [row for row in self._table.scan() if row.uid == uid and row.living]
+        rows = [
+            row
+            for row in self._table.scan()
+            if row.uid == uid and row.living and not marks.carries(row.pid, self._mark)
+        ]
         members = {process.identity for process in self._tracker.members()}
-        rows = [row for row in rows if row.identity not in members and not marks.carries(row.pid, self._mark)]
+        rows = [row for row in rows if row.identity not in members]
         return [row for row in rows if (now := self._table.read(row.pid)) and now.identity == row.identity]
 
     def _note(self, text: str) -> None:

@@ -70,7 +70,7 @@ def _look(table: ProcessTable, entry: Entry) -> LiveJob:
     if reaper is not None and table is procfs:
         tree = [process for process in procfs.descendants(reaper.pid) if process.living]
     else:
-        rows = table.scan()
+        rows = list(table.scan())
         tree = [process for process in grow(rows, [r for r in rows if r.identity in entry.members]) if process.living]
     state = "running" if supervisor and reaper else "ending" if reaper or supervisor else "orphaned"
     return LiveJob(entry, state, reaper, tuple(tree))

@@ -7,7 +7,7 @@ costs; `scan` reads all of /proc.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from corral.process.table import Process
 from corral.process.typed import NamedTuple
@@ -91,9 +91,21 @@ def read(pid: int) -> Process | None:
     )
 
 
-def scan() -> list[Process]:
-    """Every process of the host that may be read."""
-    return [process for pid in _pids() if (process := read(pid)) is not None]
+def scan() -> Iterator[Process]:
+    """Every process of the host that may be read; the newest pids first, because they are the ones that do not stay."""
+    for pid in sorted(_pids(), reverse=True):
+        if (process := read(pid)) is not None:
+            yield process
+
+
+def births() -> int | None:
+    """The kernel's count of forks since boot (proc_stat(5), `processes`).
+
+    A scan during which it did not change saw everybody: nobody can have been born behind its back.
+    """
+    text = _slurp("/proc/stat")
+    at = text.find(b"\nprocesses ")
+    return int(text[at + 11 : text.index(b"\n", at + 1)]) if at >= 0 else None
 
 
 def command(pid: int) -> str:

@@ -7,6 +7,7 @@ this was written: it is tested on Linux against `procfs`.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -32,9 +33,16 @@ def read(pid: int) -> Process | None:
         return None
 
 
-def scan() -> list[Process]:
-    """Every process of the host that may be read."""
-    return [row for process in psutil.process_iter() if (row := _try_row(process)) is not None]
+def scan() -> Iterator[Process]:
+    """Every process of the host that may be read, the newest pids first."""
+    for pid in sorted(psutil.pids(), reverse=True):
+        if (row := read(pid)) is not None:
+            yield row
+
+
+def births() -> int | None:
+    """None: macOS has no count of forks that any account may read."""
+    return None
 
 
 def command(pid: int) -> str:
@@ -48,13 +56,6 @@ def command(pid: int) -> str:
 def boot_id() -> str:
     """The time of boot; start times are wall-clock times here, so that is enough to tell two boots apart."""
     return f"boot-{int(psutil.boot_time())}"
-
-
-def _try_row(process: psutil.Process) -> Process | None:
-    try:
-        return _row(process)
-    except (psutil.Error, OSError):
-        return None
 
 
 def _row(process: psutil.Process) -> Process:
@@ -82,8 +83,8 @@ def _row(process: psutil.Process) -> Process:
         )
 
 
-def _ask(call: object, pid: int) -> int:
+def _ask(call: Callable[[int], int], pid: int) -> int:
     try:
-        return int(call(pid))  # type: ignore[operator]
+        return call(pid)
     except OSError:
         return UNKNOWN

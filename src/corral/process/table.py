@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from corral.process.typed import NamedTuple, Protocol
 
@@ -61,8 +62,11 @@ class ProcessTable(Protocol):
     def read(self, pid: int) -> Process | None:
         """The process, or None if there is none with that pid that may be read."""
 
-    def scan(self) -> list[Process]:
-        """Every process that may be read, zombies included. Its cost grows with the host."""
+    def scan(self) -> Iterator[Process]:
+        """Every process that may be read, zombies included, the newest pids first. Its cost grows with the host."""
+
+    def births(self) -> int | None:
+        """How many processes and threads the host has ever started; None where it does not count them."""
 
     def command(self, pid: int) -> str:
         """The command line, arguments joined by spaces; '' when it cannot be had."""

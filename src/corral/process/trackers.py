@@ -3,8 +3,8 @@
 | tracker | who is in it | "empty" means |
 |---|---|---|
 | Subreaper | everything below this process | ECHILD: the kernel's word that no descendant is left |
-| Portable | what was ever seen below the command; for a sweep, what is marked | two scans in a row found nothing |
-| Adopted | what fell to this process when a reaper was killed | ECHILD, or two walks where it has other children |
+| Portable | what was ever seen below the command; for a sweep, what is marked | scans of the table found nothing |
+| Adopted | what fell to this process when a reaper was killed | ECHILD; beside other children, walks found nothing |
 """
 
 from __future__ import annotations
@@ -20,6 +20,21 @@ from corral.process.typed import Protocol
 
 _WALL = 0x40000000
 """waitpid(2): children that were cloned with another exit signal than SIGCHLD count as children too."""
+
+
+_LOOKS = 20
+"""A look can miss a chain that hands on from process to process; one during which the host started nobody cannot. On a
+host that is never calm, this many looks in a row must find nothing."""
+
+
+def _nothing_found(look: Callable[[], list[Process]], births: Callable[[], int | None]) -> bool:
+    for _ in range(_LOOKS):
+        before = births()
+        if look():
+            return False
+        if before is not None and before == births():
+            return True
+    return True
 
 
 def _forget(_pid: int, _status: int) -> None:
@@ -125,11 +140,18 @@ class Portable:
 
     def empty(self) -> bool:
         self.collect()
-        return not self.members() and not self.members()
+        return _nothing_found(self.members, self._table.births)
 
     def _find(self) -> list[Process]:
-        rows = [row for row in self._table.scan() if row.pid not in self._spares]
-        seeds = [row for row in rows if row.identity in self._known or marks.carries(row.pid, self._mark)]
+        rows: list[Process] = []
+        seeds: list[Process] = []
+        for row in self._table.scan():
+            if row.pid in self._spares:
+                continue
+            rows.append(row)
+            # The mark is asked for at once: a link of a chain does not live to the end of the scan.
+            if row.identity in self._known or marks.carries(row.pid, self._mark):
+                seeds.append(row)
         return grow(rows, seeds)
 
 
@@ -176,7 +198,7 @@ class Adopted:
         except ChildProcessError:
             self._alone = True
             return True
-        return not self._find() and not self._find()
+        return _nothing_found(self._find, procfs.births)
 
     def _find(self) -> list[Process]:
         rows = procfs.descendants(os.getpid(), by_scan=not procfs.has_children_files())

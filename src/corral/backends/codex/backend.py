@@ -13,15 +13,13 @@ from typing import Any, Literal, Self, TypeAlias
 
 import msgspec
 
-import corral
-from corral.backends.codex import requests, wire
+from corral.backends.codex import opening, requests, wire
 from corral.backends.codex.turns import CodexTurn
 from corral.backends.environment import child_environment
 from corral.backends.errors import (
     BackendError,
     ConnectionEndedError,
     RequestError,
-    ResumeError,
     TurnRunningError,
 )
 from corral.backends.events import (
@@ -40,20 +38,10 @@ log = logging.getLogger(__name__)
 
 Stopped: TypeAlias = Literal["interrupted", "timed_out"]
 
-START_TIMEOUT = 60.0  # seconds for each of the requests that open a conversation
 INTERRUPT_TIMEOUT = 5.0  # seconds for codex to confirm that it stopped
 STATUS_TIMEOUT = 2.0  # seconds between the end of codex's output and its status, and the other way round
 TASKS_TIMEOUT = 5.0  # seconds for the backend's own tasks to be gone, once codex is
 WARNINGS = ("warning", "guardianWarning", "configWarning", "deprecationNotice")
-# Sent for every word or byte, and of no use here.
-UNUSED_NOTIFICATIONS = (
-    "command/exec/outputDelta",
-    "item/commandExecution/outputDelta",
-    "item/fileChange/outputDelta",
-    "item/reasoning/summaryTextDelta",
-    "item/reasoning/textDelta",
-    "turn/diff/updated",
-)
 
 
 class CodexBackend:
@@ -71,6 +59,7 @@ class CodexBackend:
         assert job.stderr is not None, "the job was started with pipes"
         self.job = job
         self.approvals_open = 0
+        self._alive = time.monotonic()
         self._stdin = job.stdin
         self._approve = approve
         self._approval_timeout = approval_timeout
@@ -120,8 +109,8 @@ class CodexBackend:
         approve: asked at each approval, for `approval_timeout` seconds at the most; it declines by default.
         goodbye, grace, kill: seconds for each step of the ladder.
 
-        Raises corral.process.StartError if the command does not start, BackendError if codex does not speak as it should,
-        ResumeError if it does not know the conversation. Nothing is left running then.
+        Raises corral.process.StartError if the command does not start, BackendError if codex does not speak as it
+        should, ResumeError if it does not know the conversation. Nothing is left running then.
         """
         arguments = [part for override in overrides for part in ("-c", override)]
         job = await Job.start(
@@ -138,7 +127,7 @@ class CodexBackend:
         backend = cls(job, approve, approval_timeout, goodbye)
         try:
             workspace = str(cwd) if cwd is not None else _home(user)
-            await backend._open(resume, workspace, model, approval_policy, sandbox)
+            await backend._open(resume, opening.ThreadSettings(workspace, model, approval_policy, sandbox))
         except BaseException:
             await backend.end()
             raise
@@ -152,21 +141,19 @@ class CodexBackend:
     @property
     def busy(self) -> bool:
         """Whether a turn runs, read or abandoned."""
-        return self._turn is not None and not self._turn.feed.over
+        return self._turn is not None and not self._turn.over
 
     @property
     def gone(self) -> str:
         """Why no turn can run in this backend any more; empty while one can."""
         return self._gone
 
-    async def turn(
-        self, text: str, *, silence: float = 600.0, limit: float = 3600.0
-    ) -> AsyncIterator[TurnEvent]:
+    async def turn(self, text: str, *, silence: float = 600.0, limit: float = 3600.0) -> AsyncIterator[TurnEvent]:
         """Send a message and yield what comes of it; the last event is the one TurnEnded.
 
         `silence`: seconds without a sign of life, not counted while an approval is open, and `limit`: seconds
-        altogether, after which the turn is stopped and ends `timed_out`. If codex dies, the turn ends `failed`. A caller
-        who stops reading has the turn interrupted. Raises TurnRunningError if another caller's turn runs.
+        altogether, after which the turn is stopped and ends `timed_out`. If codex dies, the turn ends `failed`. A
+        caller who stops reading has the turn interrupted. Raises TurnRunningError if another caller's turn runs.
         """
         turn = await self._claim()
         deadline = time.monotonic() + limit
@@ -175,19 +162,21 @@ class CodexBackend:
             while True:
                 wait = self._patience(silence, deadline)
                 if wait <= 0 and turn.stopped is None:
-                    which = "limit" if time.monotonic() >= deadline else "silence"
-                    reason = f"turn {which} of {limit if which == 'limit' else silence:g} s reached"
-                    self._own(self._stop(turn, TurnEnded("timed_out", reason)))
+                    overall = time.monotonic() >= deadline
+                    timer = f"its limit of {limit:g} s" if overall else f"{silence:g} s of silence"
+                    turn.stop(TurnEnded("timed_out", f"the turn reached {timer}"))
+                    self._own(self._stop(turn))
                 try:
-                    event = await turn.feed.get(max(wait, 0.05))
+                    event = await turn.feed.get(wait if wait > 0 else INTERRUPT_TIMEOUT)
                 except TimeoutError:
                     continue
                 yield event
                 if isinstance(event, TurnEnded):
                     return
         finally:
-            if not turn.feed.over:
-                self._abandoned = self._own(self._stop(turn, TurnEnded("interrupted", "nobody read on")))
+            if not turn.over:
+                turn.stop(TurnEnded("interrupted", "nobody read on"))
+                self._abandoned = self._own(self._stop(turn))
 
     async def interrupt(self, *, status: Stopped = "interrupted", reason: str = "stopped on request") -> bool:
         """Stop the running turn and what it left running in the background; False if no turn ran.
@@ -195,10 +184,11 @@ class CodexBackend:
         Returns when the turn has ended, after some 10 s at the most. A codex that does not confirm takes no more turns.
         """
         turn = self._turn
-        if turn is None or turn.feed.over:
-            await self._stop(None, None)
+        if turn is None or turn.over:
+            await self._stop(None)
             return False
-        await self._stop(turn, TurnEnded(status, reason))
+        turn.stop(TurnEnded(status, reason))
+        await self._stop(turn)
         return True
 
     async def end(self) -> Report:
@@ -249,6 +239,7 @@ class CodexBackend:
             return "decline"
         finally:
             self.approvals_open -= 1
+            self._alive = time.monotonic()
 
     def _emit(self, event: TurnEvent) -> None:
         if self._turn is not None:
@@ -263,44 +254,17 @@ class CodexBackend:
         if told:
             self._emit(Notice(message))
 
-    # Opening.
-
-    async def _open(
-        self, resume: str | None, workspace: str, model: str | None, approval_policy: str, sandbox: str
-    ) -> None:
-        client = {"name": "corral", "title": "Corral", "version": corral.__version__}
-        # experimentalApi: thread/backgroundTerminals/clean is part of it.
-        capabilities = {"experimentalApi": True, "optOutNotificationMethods": list(UNUSED_NOTIFICATIONS)}
+    async def _open(self, resume: str | None, settings: opening.ThreadSettings) -> None:
         try:
-            await self._rpc.request(
-                "initialize", {"clientInfo": client, "capabilities": capabilities}, timeout=START_TIMEOUT
-            )
-            await self._rpc.notify("initialized")
-            settings: dict[str, Any] = {"cwd": workspace, "approvalPolicy": approval_policy, "sandbox": sandbox}
-            if model is not None:
-                settings["model"] = model
-            opened = await self._open_thread(resume, settings)
-        except TimeoutError as error:
-            raise BackendError(self._said_last(f"codex did not answer in {START_TIMEOUT:g} s")) from error
+            opened = await opening.open_thread(self._rpc, resume, settings)
         except ConnectionEndedError as error:
             raise BackendError(self._said_last(f"codex did not start: {error}")) from error
-        except msgspec.DecodeError as error:
-            raise BackendError(f"codex opened a conversation in words not known here: {error}") from error
+        except TimeoutError as error:
+            raise BackendError(self._said_last(f"codex did not answer in {opening.OPEN_TIMEOUT:g} s")) from error
         self._thread_id = opened.thread.id
         self.started = BackendStarted(
             "codex", self.job.pid, self.job.user, opened.thread.id, opened.model, resumed=resume is not None
         )
-
-    async def _open_thread(self, resume: str | None, settings: dict[str, Any]) -> wire.ThreadOpened:
-        if resume is None:
-            result = await self._rpc.request("thread/start", settings, timeout=START_TIMEOUT)
-        else:
-            params = {"threadId": resume, "excludeTurns": True, **settings}
-            try:
-                result = await self._rpc.request("thread/resume", params, timeout=START_TIMEOUT)
-            except RequestError as error:
-                raise ResumeError(f"codex cannot go on with the conversation {resume}: {error.reason}") from error
-        return msgspec.json.decode(result, type=wire.ThreadOpened)
 
     # Turns.
 
@@ -313,6 +277,7 @@ class CodexBackend:
             if self.busy:
                 raise TurnRunningError("a turn is running: interrupt it, or wait for its end")
             turn = self._turn = CodexTurn(self._thread_id)
+            self._alive = time.monotonic()
         for message, told in self._said.items():
             if not told:
                 self._said[message] = True
@@ -332,7 +297,9 @@ class CodexBackend:
         except TimeoutError:
             self._give_up(turn, "codex did not take the message in time")
         except ConnectionEndedError as error:
-            log.debug("the turn could not be sent: %s", error)  # _watch ends the turn, with codex's status
+            # A codex that died is _watch's matter, which knows the status; one that lives on is stuck.
+            if not await turn.feed.ended(3 * STATUS_TIMEOUT):
+                self._give_up(turn, str(error))
         except msgspec.DecodeError as error:
             self._give_up(turn, f"codex took the message in words not known here: {error}")
 
@@ -347,16 +314,15 @@ class CodexBackend:
         if self.approvals_open:
             # The silence of a person is not codex's; look again soon, for the approval may be over.
             return min(deadline - now, 1.0)
-        return min(deadline - now, self._rpc.last_read + silence - now)
+        return min(deadline, max(self._rpc.last_read, self._alive) + silence) - now
 
-    async def _stop(self, turn: CodexTurn | None, end: TurnEnded | None) -> None:
+    async def _stop(self, turn: CodexTurn | None) -> None:
         """Interrupt the turn, wait for its end, and clean what it left running; one stop at a time.
 
         Cleaning takes all background terminals of the conversation: until it is done no new turn begins.
         """
         async with self._stopping:
-            if turn is not None and not turn.feed.over:
-                turn.stopped = turn.stopped or end
+            if turn is not None and not turn.over:
                 await self._interrupt(turn)
             try:
                 await self._clean(INTERRUPT_TIMEOUT)
@@ -366,7 +332,7 @@ class CodexBackend:
 
     async def _interrupt(self, turn: CodexTurn) -> None:
         turn_id = await turn.known(INTERRUPT_TIMEOUT)
-        if turn_id is not None and not turn.feed.over:
+        if turn_id is not None and not turn.over:
             params = {"threadId": self._thread_id, "turnId": turn_id}
             try:
                 await self._rpc.request("turn/interrupt", params, timeout=INTERRUPT_TIMEOUT)
@@ -396,7 +362,7 @@ class CodexBackend:
             await asyncio.gather(reading, exiting, return_exceptions=True)
             self._rpc.close()
         self._gone = self._gone or f"codex {how}"
-        if self._turn is not None and not self._turn.feed.over:
+        if self._turn is not None and not self._turn.over:
             self._turn.fail(self._said_last(f"codex {how} in the middle of the turn"))
 
     def _said_last(self, reason: str) -> str:
@@ -420,8 +386,8 @@ class CodexBackend:
 
     async def _say_goodbye(self) -> None:
         turn = self._turn
-        if turn is not None and not turn.feed.over:
-            turn.stopped = turn.stopped or TurnEnded("interrupted", "the backend was ended")
+        if turn is not None and not turn.over:
+            turn.stop(TurnEnded("interrupted", "the backend was ended"))
             if turn.id is not None:
                 await self._goodbye_request("turn/interrupt", {"threadId": self._thread_id, "turnId": turn.id})
         if self._thread_id:

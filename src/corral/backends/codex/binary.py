@@ -15,7 +15,7 @@ def find_codex(path: str | None = None) -> list[str]:
     if found := shutil.which("codex", path=path):
         return [found]
     try:
-        import codex_cli_bin
+        import codex_cli_bin  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise EngineNotFoundError(
             "there is no `codex` on PATH: install it with `npm install -g @openai/codex` or `pip install "

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -13,8 +10,6 @@ from corral.backends.codex import wire
 from corral.backends.codex.items import ItemReader
 from corral.backends.events import Notice, TurnEnded, TurnStarted, TurnStatus, Usage
 from corral.backends.feed import TurnFeed
-
-log = logging.getLogger(__name__)
 
 STATUSES: dict[str, TurnStatus] = {"completed": "completed", "interrupted": "interrupted", "failed": "failed"}
 
@@ -32,9 +27,14 @@ class CodexTurn:
         self._known = asyncio.Event()
         self._failure = ""
 
+    @property
+    def over(self) -> bool:
+        """Whether its end is in the feed."""
+        return self.feed.over
+
     def begin(self, turn_id: str) -> None:
         """Codex took the turn."""
-        if self.id is None and not self.feed.over:
+        if self.id is None and not self.over:
             self.id = turn_id
             self._known.set()
             self.feed.put(TurnStarted(turn_id))
@@ -48,18 +48,31 @@ class CodexTurn:
             return None
         return self.id
 
+    def stop(self, end: TurnEnded) -> None:
+        """Say how it will have ended, if codex stops it; the first word counts."""
+        self.stopped = self.stopped or end
+
     def fail(self, reason: str) -> None:
         """The turn cannot go on; where it was stopped from here, that is how it ended."""
         self._end(TurnEnded("failed", reason))
 
     def take(self, method: str, params: msgspec.Raw) -> None:
         """Sort a notification; one of another turn or thread is let by. Raises msgspec.DecodeError."""
-        reading = READERS.get(method)
-        if reading is not None:
-            kind, read = reading
-            read(self, msgspec.json.decode(params, type=kind))
+        match method:
+            case "turn/started":
+                self._on_started(msgspec.json.decode(params, type=wire.TurnNote))
+            case "turn/completed":
+                self._on_completed(msgspec.json.decode(params, type=wire.TurnNote))
+            case "item/started" | "item/completed":
+                self._on_item(msgspec.json.decode(params, type=wire.ItemNote), method == "item/started")
+            case "item/agentMessage/delta":
+                self._on_delta(msgspec.json.decode(params, type=wire.Delta))
+            case "thread/tokenUsage/updated":
+                self._on_usage(msgspec.json.decode(params, type=wire.UsageNote))
+            case "error":
+                self._on_error(msgspec.json.decode(params, type=wire.ErrorNote))
 
-    def _is_mine(self, note: Any) -> bool:
+    def _is_mine(self, note: wire.Delta | wire.ItemNote | wire.UsageNote | wire.ErrorNote) -> bool:
         return note.thread_id == self._thread_id and note.turn_id == self.id
 
     def _end(self, end: TurnEnded) -> None:
@@ -85,12 +98,11 @@ class CodexTurn:
         if self._is_mine(note):
             self.feed.put(self._items.delta(note))
 
-    def _on_item_started(self, note: wire.ItemNote) -> None:
-        if self._is_mine(note) and (event := self._items.started(note.item)):
-            self.feed.put(event)
-
-    def _on_item_completed(self, note: wire.ItemNote) -> None:
-        if self._is_mine(note) and (event := self._items.completed(note.item)):
+    def _on_item(self, note: wire.ItemNote, starts: bool) -> None:
+        if not self._is_mine(note):
+            return
+        event = self._items.started(note.item) if starts else self._items.completed(note.item)
+        if event is not None:
             self.feed.put(event)
 
     def _on_usage(self, note: wire.UsageNote) -> None:
@@ -114,14 +126,3 @@ def _explain(error: wire.TurnError | None) -> str:
     if error is None:
         return ""
     return f"{error.message} ({error.additional_details})" if error.additional_details else error.message
-
-
-READERS: dict[str, tuple[type[Any], Callable[[CodexTurn, Any], None]]] = {
-    "turn/started": (wire.TurnNote, CodexTurn._on_started),
-    "turn/completed": (wire.TurnNote, CodexTurn._on_completed),
-    "item/started": (wire.ItemNote, CodexTurn._on_item_started),
-    "item/completed": (wire.ItemNote, CodexTurn._on_item_completed),
-    "item/agentMessage/delta": (wire.Delta, CodexTurn._on_delta),
-    "thread/tokenUsage/updated": (wire.UsageNote, CodexTurn._on_usage),
-    "error": (wire.ErrorNote, CodexTurn._on_error),
-}
