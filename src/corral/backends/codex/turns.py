@@ -26,6 +26,8 @@ class CodexTurn:
         self._items = ItemReader()
         self._known = asyncio.Event()
         self._failure = ""
+        # The reply that names the turn and what follows it may come in one read: the id is taken up a moment later.
+        self._early: list[tuple[str, msgspec.Raw]] = []
 
     @property
     def over(self) -> bool:
@@ -38,6 +40,9 @@ class CodexTurn:
             self.id = turn_id
             self._known.set()
             self.feed.put(TurnStarted(turn_id))
+            early, self._early = self._early, []
+            for method, params in early:
+                self.take(method, params)
 
     async def known(self, timeout: float) -> str | None:
         """Wait for the id; None if there is none in `timeout` seconds."""
@@ -58,6 +63,9 @@ class CodexTurn:
 
     def take(self, method: str, params: msgspec.Raw) -> None:
         """Sort a notification; one of another turn or thread is let by. Raises msgspec.DecodeError."""
+        if self.id is None and method != "turn/started":
+            self._early.append((method, params))
+            return
         match method:
             case "turn/started":
                 self._on_started(msgspec.json.decode(params, type=wire.TurnNote))

@@ -1,0 +1,164 @@
+"""The ledger's records: written before the command, believed only when genuine, harmless when they are not."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corral.process import ledger, sweep
+from corral.process.errors import LedgerError
+from corral.process.ledger import Entry, Record, Rejected
+
+HEADER: dict[str, Any] = {
+    "boot_id": "b",
+    "supervisor": [2, 1],
+    "reaper": [3, 1],
+    "user": "daniel",
+    "label": "",
+    "command": "codex",
+    "mark": 0,
+    "started": 1.0,
+    "grace": 1.0,
+    "kill": 1.0,
+}
+MEMBERS = [(10, 100), (11, 101), (12, 102)]
+
+
+def written(folder: Path, name: str = "one") -> Path:
+    record = Record.create(str(folder), name, HEADER)
+    for member in MEMBERS:
+        record.add([member])
+    record.close()
+    return Path(record.path)
+
+
+def read(path: Path) -> Entry | Rejected:
+    return ledger.read(str(path), (path.parent / "key").read_bytes())
+
+
+def test_a_record_says_what_was_written(tmp_path: Path) -> None:
+    entry = read(written(tmp_path))
+    assert isinstance(entry, Entry)
+    assert (entry.id, entry.user, entry.members) == ("one", "daniel", frozenset(MEMBERS))
+
+
+def test_a_record_cut_short_anywhere_gives_what_was_whole_or_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    whole = path.read_bytes()
+    known: set[frozenset[tuple[int, int]]] = set()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        entry = read(path)
+        if isinstance(entry, Entry):
+            assert entry.members <= set(MEMBERS)
+            known.add(entry.members)
+    assert known == {frozenset(MEMBERS[:count]) for count in range(len(MEMBERS))}
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_changed_byte_adds_no_member(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = written(tmp_path_factory.mktemp("state"))
+    whole = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(whole) - 1))
+    whole[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(whole)
+    entry = read(path)
+    assert isinstance(entry, Rejected) or entry.members <= set(MEMBERS)
+
+
+def test_a_record_under_another_name_or_another_key_is_rejected(tmp_path: Path) -> None:
+    path = written(tmp_path / "a")
+    other = written(tmp_path / "b")
+    copy = path.with_name("two.job")
+    copy.write_bytes(path.read_bytes())
+    assert isinstance(read(copy), Rejected)
+    other.write_bytes(path.read_bytes())
+    assert isinstance(read(other), Rejected)
+
+
+def test_lines_cannot_be_moved_between_places(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    head, first, second, third = path.read_text().splitlines(keepends=True)
+    path.write_text(head + second + first + third)
+    entry = read(path)
+    assert isinstance(entry, Entry)
+    assert entry.members == frozenset()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "{} {}\n", "\n\n", '{"format":1} 00\n', "\xff\xfe", "[" * 100_000])
+def test_a_file_written_by_hand_is_rejected_and_harms_nobody(text: str, tmp_path: Path) -> None:
+    written(tmp_path).unlink()
+    path = tmp_path / "jobs" / "hand.job"
+    path.write_text(text)
+    result = sweep(tmp_path)
+    assert [Path(one.path) for one in result.rejected] == [path]
+    assert result.swept == ()
+    assert path.read_text() == text
+
+
+def test_a_link_or_a_pipe_in_place_of_a_record_is_rejected(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    (path.parent / "link.job").symlink_to(path)
+    os.mkfifo(path.parent / "pipe.job")
+    kinds = {Path(one.path).name: type(one) for one in ledger.entries(str(tmp_path))}
+    assert kinds == {"one.job": Entry, "link.job": Rejected, "pipe.job": Rejected}
+
+
+def test_a_record_of_another_boot_is_cleared_away_and_nothing_is_signalled(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    result = sweep(tmp_path)
+    assert result.clean
+    assert [one.report.signals for one in result.swept] == [()]
+    assert not path.exists()
+
+
+def test_a_living_writer_keeps_its_record_from_everybody(tmp_path: Path) -> None:
+    record = Record.create(str(tmp_path), "one", HEADER)
+    assert ledger.claim(record.path) is None
+    record.close()
+    claim = ledger.claim(record.path)
+    assert claim is not None
+    claim.release(remove=True)
+    assert not Path(record.path).exists()
+
+
+def test_a_record_that_grew_large_is_compacted_to_the_living(tmp_path: Path) -> None:
+    record = Record.create(str(tmp_path), "one", HEADER)
+    for start in range(0, 60_000, 1000):
+        record.add((pid, 1) for pid in range(start + 2, start + 1002))
+    before = Path(record.path).stat().st_size
+    record.compact([(5, 1), (6, 1)])
+    assert Path(record.path).stat().st_size < before / 100
+    assert ledger.claim(record.path) is None, "it is locked as before"
+    entry = ledger.find(str(tmp_path), "one")
+    assert entry is not None
+    assert entry.members == {(5, 1), (6, 1)}
+    record.add([(7, 1)])
+    after = ledger.find(str(tmp_path), "one")
+    assert after is not None
+    assert after.members == {(5, 1), (6, 1), (7, 1)}
+    record.close()
+
+
+def test_a_folder_that_others_may_write_to_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / "jobs").chmod(0o777)
+    with pytest.raises(LedgerError, match="chmod 700"):
+        ledger.entries(str(tmp_path))
+    with pytest.raises(LedgerError, match="--state-dir"):
+        Record.create(str(tmp_path), "two", HEADER)
+
+
+def test_no_ledger_is_an_empty_one(tmp_path: Path) -> None:
+    assert ledger.entries(str(tmp_path / "absent")) == []
+    assert sweep(tmp_path / "absent").clean
+
+
+def test_the_default_folder_is_where_the_platform_keeps_a_users_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    platformdirs = pytest.importorskip("platformdirs")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert ledger.default_state_dir() == platformdirs.user_state_dir("corral")

@@ -1,0 +1,272 @@
+"""The plain functions of the process room, over generated input: reading, choosing, calling sudo, judging."""
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corral.process import lifeline, mark, procfs, signals, sudo
+from corral.process.report import Report, SignalCount, Survivor, judge
+from corral.process.table import Process
+from corral.process.trackers import grow
+
+PIDS = st.integers(2, 4_000_000)
+UIDS = st.integers(0, 60_000)
+
+
+@st.composite
+def forests(draw: st.DrawFn) -> list[Process]:
+    """Processes whose parents come before them, some of them sudo, some dead."""
+    pids = draw(st.lists(PIDS, unique=True, min_size=1, max_size=25))
+    found: list[Process] = []
+    for index, pid in enumerate(pids):
+        parent = draw(st.sampled_from(found)) if index and draw(st.booleans()) else None
+        is_sudo = draw(st.booleans())
+        found.append(
+            Process(
+                pid=pid,
+                ppid=parent.pid if parent else 1,
+                depth=parent.depth + 1 if parent else 1,
+                start_time=index,
+                sid=pid,
+                state=draw(st.sampled_from("RSDTZ")),
+                uid=draw(UIDS),
+                euid=0 if is_sudo else 1000,
+                comm="sudo" if is_sudo else "agent",
+            )
+        )
+    return found
+
+
+def ancestors(process: Process, forest: list[Process]) -> list[Process]:
+    by_pid = {one.pid: one for one in forest}
+    line = []
+    while (parent := by_pid.get(process.ppid)) is not None:
+        line.append(parent)
+        process = parent
+    return line
+
+
+class TestReadingStat:
+    @given(
+        pid=PIDS,
+        comm=st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=15),
+        state=st.sampled_from("RSDZTtXI"),
+        numbers=st.lists(st.integers(0, 2**40), min_size=49, max_size=49),
+    )
+    def test_any_name_is_read_and_the_fields_behind_it_are_not_moved(
+        self, pid: int, comm: str, state: str, numbers: list[int]
+    ) -> None:
+        line = procfs.parse_stat(f"{pid} ({comm}) {state} {' '.join(map(str, numbers))}\n".encode())
+        assert (line.pid, line.comm, line.state) == (pid, comm, state)
+        assert (line.ppid, line.pgid, line.sid) == tuple(numbers[:3])
+        assert (line.children_faults, line.threads, line.start_time) == (numbers[7], numbers[16], numbers[18])
+
+    @given(cut=st.integers(0, 60))
+    def test_a_line_that_is_cut_short_is_refused_and_never_misread(self, cut: int) -> None:
+        whole = b"71 (a) b) S " + b" ".join(b"%d" % number for number in range(4, 53))
+        with pytest.raises(ValueError, match=r"cut short|substring|subsection|invalid|int"):
+            procfs.parse_stat(whole[:cut])
+
+    def test_this_very_process_is_read_as_the_kernel_has_it(self) -> None:
+        me = procfs.read(os.getpid())
+        assert me is not None
+        assert (me.ppid, me.pgid, me.sid) == (os.getppid(), os.getpgid(0), os.getsid(0))
+        assert (me.uid, me.euid, me.saved_uid) == os.getresuid()
+        assert me.living
+
+    def test_a_dead_main_thread_with_living_others_counts_as_living(self) -> None:
+        assert Process(7, state="Z", threads=2).living
+        assert not Process(7, state="Z", threads=1).living
+
+
+class TestWalking:
+    @given(edges=st.dictionaries(st.integers(1, 30), st.lists(st.integers(1, 30), max_size=6), max_size=30))
+    def test_a_walk_of_any_table_even_a_circular_one_ends_and_visits_each_once(
+        self, edges: dict[int, list[int]]
+    ) -> None:
+        found = procfs.below(1, lambda pid: edges.get(pid, []), lambda pid: Process(pid))
+        assert len({process.pid for process in found}) == len(found)
+        assert [process.depth for process in found] == sorted(process.depth for process in found)
+        reachable, queue = set(), [1]
+        while queue:
+            for pid in edges.get(queue.pop(), []):
+                if pid not in reachable and pid != 1:
+                    reachable.add(pid)
+                    queue.append(pid)
+        assert {process.pid for process in found} == reachable
+
+    @given(forest=forests(), data=st.data())
+    def test_growing_takes_in_everything_below_the_seeds_and_nothing_else(
+        self, forest: list[Process], data: st.DataObject
+    ) -> None:
+        seeds = data.draw(st.lists(st.sampled_from(forest), unique=True))
+        wanted = {one.pid for one in seeds}
+        expected = {one.pid for one in forest if one.pid in wanted or wanted & {a.pid for a in ancestors(one, forest)}}
+        assert {one.pid for one in grow(forest, seeds)} == expected
+
+    def test_growing_follows_a_session_but_never_this_process_s_own(self) -> None:
+        own = os.getsid(0)
+        rows = [Process(10, 1, sid=10, start_time=1), Process(11, 1, sid=10, start_time=2), Process(12, 1, sid=own)]
+        assert {one.pid for one in grow(rows, [rows[0]])} == {10, 11}
+        assert {one.pid for one in grow([*rows, Process(13, 1, sid=own)], [rows[2]])} == {12}
+
+
+class TestChoosing:
+    @given(forest=forests())
+    def test_innermost_first_signals_no_parent_before_its_child(self, forest: list[Process]) -> None:
+        order = [process.pid for process in signals.innermost_first(forest)]
+        for process in forest:
+            for parent in ancestors(process, forest):
+                assert order.index(process.pid) < order.index(parent.pid)
+
+    @given(forest=forests())
+    def test_a_sudo_is_spared_exactly_when_something_lives_below_it(self, forest: list[Process]) -> None:
+        kept = {process.pid for process in signals.spare_sudo(forest)}
+        for process in forest:
+            above_life = any(one.living and process in ancestors(one, forest) for one in forest)
+            assert (process.pid in kept) == (not (signals.is_sudo(process) and above_life))
+
+    def test_a_person_s_process_that_calls_itself_sudo_is_not_spared(self) -> None:
+        impostor = Process(5, 1, comm="sudo", uid=1000, euid=1000, depth=1)
+        child = Process(6, 5, comm="x", state="S", depth=2)
+        assert impostor in signals.spare_sudo([impostor, child])
+
+    @given(forest=forests(), real=UIDS, person=UIDS)
+    def test_every_process_is_signalled_once_directly_or_through_its_own_account(
+        self, forest: list[Process], real: int, person: int
+    ) -> None:
+        direct, others = signals.split_by_account(forest, real, real, person)
+        assert sorted([*direct, *(one for theirs in others.values() for one in theirs)]) == sorted(forest)
+        for uid, theirs in others.items():
+            assert all(one.uid == uid != real for one in theirs)
+            assert real != 0, "root needs nobody's help"
+
+
+class TestCallingSudo:
+    @given(pids=st.lists(PIDS, max_size=50_000 // 8), groups=st.lists(PIDS, max_size=5))
+    def test_every_pid_goes_out_once_in_its_order_in_calls_that_an_argument_list_can_hold(
+        self, pids: list[int], groups: list[int]
+    ) -> None:
+        lines = sudo.kill_lines("/usr/bin/sudo", "daniel", "KILL", pids, groups)
+        head = ["/usr/bin/sudo", "-n", "-u", "daniel", "/bin/kill", "-KILL"] + (["--"] if groups else [])
+        assert all(line[: len(head)] == head for line in lines)
+        sent = [int(word) for line in lines for word in line[len(head) :]]
+        assert sent == [*pids, *(-group for group in groups)]
+        assert all(sum(len(word) + 1 for word in line) < 128 * 1024 for line in lines)
+
+    def test_a_tree_of_ten_thousand_is_one_call(self) -> None:
+        assert len(sudo.kill_lines("sudo", "daniel", "KILL", list(range(30_000, 40_000)))) == 1
+
+    @given(bad=st.integers(-5, 1), where=st.booleans())
+    def test_numbers_that_reach_more_than_one_process_are_refused(self, bad: int, where: bool) -> None:
+        with pytest.raises(ValueError, match="refusing"):
+            sudo.kill_lines("sudo", "daniel", "KILL", [7, bad] if where else [7], [] if where else [bad])
+
+    def test_nothing_of_the_environment_but_names_is_in_the_argument_list(self) -> None:
+        line = sudo.command_line("sudo", "daniel", ["codex", "app-server"], preserve=["TOKEN", "A"], directory="/srv")
+        assert line == [
+            *("sudo", "-n", "-H", "-u", "daniel", "--preserve-env=A,TOKEN", "-D", "/srv"),
+            *("--", "codex", "app-server"),
+        ]
+
+    def test_the_line_that_is_missing_is_the_exact_one(self) -> None:
+        assert sudo.rule("kai", "daniel", "/bin/kill") == "kai ALL=(daniel) NOPASSWD: /bin/kill"
+        assert sudo.rule("kai", "daniel", "/usr/bin/codex", environment=True, directory=True) == (
+            "kai ALL=(daniel) CWD=* NOPASSWD:SETENV: /usr/bin/codex"
+        )
+
+    def test_a_call_that_does_not_answer_is_given_up_and_killed(self) -> None:
+        outcome = sudo.run(["/bin/sleep", "1000"], timeout=0.05)
+        assert outcome.status is None
+        assert sudo.refused(outcome)
+
+    def test_what_kill_says_of_a_pid_is_not_sudos_refusal(self) -> None:
+        assert not sudo.refused(sudo.Outcome(1, "/bin/kill: (4242): No such process"))
+        assert sudo.refused(sudo.Outcome(1, "sudo: a password is required"))
+
+
+class TestJudging:
+    SURVIVOR = Survivor(7, 1, "daniel", "D", "codex", "asleep")
+
+    @given(proof=st.sampled_from([None, "no_children", "cgroup"]), empty=st.booleans(), left=st.booleans())
+    def test_a_verdict_never_claims_more_than_was_seen(self, proof: str | None, empty: bool, left: bool) -> None:
+        verdict = judge(proof, empty, [self.SURVIVOR] if left else [])
+        assert (verdict == "survivors") == (left or not empty)
+        if verdict == "proven_empty":
+            assert proof is not None
+
+    @given(
+        seconds=st.floats(0, 1e6),
+        sent=st.lists(st.tuples(st.sampled_from(["TERM", "KILL"]), st.text(max_size=8), st.integers(0, 9))),
+        left=st.integers(0, 3),
+    )
+    def test_a_report_survives_json(self, seconds: float, sent: list[tuple[str, str, int]], left: int) -> None:
+        report = Report(
+            "survivors", None, round(seconds, 6), tuple(SignalCount(*one) for one in sent), (self.SURVIVOR,) * left
+        )
+        assert Report.from_json(report.to_json()) == report
+
+    def test_the_keys_of_the_contract_are_there(self) -> None:
+        sent = (SignalCount("KILL", "daniel", 2),)
+        data = Report("survivors", None, 1.0, sent, (self.SURVIVOR,)).to_json()
+        assert {"verdict", "proof", "seconds", "signals", "survivors"} <= set(data)
+        assert data["signals"] == [{"signal": "KILL", "account": "daniel", "count": 2}]
+        assert set(data["survivors"][0]) == {"pid", "start_time", "user", "state", "command", "reason"}
+
+
+class TestLifelineMessages:
+    MESSAGES = st.lists(
+        st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9), max_size=3), max_size=9
+    )
+
+    @given(messages=MESSAGES, cuts=st.lists(st.integers(1, 40)))
+    def test_messages_come_out_whole_however_the_stream_is_cut(
+        self, messages: list[dict[str, Any]], cuts: list[int]
+    ) -> None:
+        stream = b"".join(lifeline.encode(message) for message in messages)
+        decoder, found = lifeline.Decoder(), []
+        for cut in cuts:
+            found += decoder.feed(stream[:cut])
+            stream = stream[cut:]
+        assert found + decoder.feed(stream) == messages
+
+    @given(garbage=st.binary(max_size=60).filter(lambda data: b"\n" not in data))
+    def test_a_bad_line_costs_only_itself(self, garbage: bytes) -> None:
+        good = {"end": {"grace": 1}}
+        *_, last = lifeline.Decoder().feed(garbage + b"\n" + lifeline.encode(good))
+        assert last == good
+
+    def test_a_line_without_end_is_dropped_and_the_next_one_is_read(self) -> None:
+        decoder = lifeline.Decoder()
+        found = decoder.feed(b"x" * (lifeline.MOST_BYTES + 1))
+        assert [type(one) for one in found] == [lifeline.BadMessage]
+        assert decoder.feed(b"xxx\n" + lifeline.encode({"end": {}})) == [{"end": {}}]
+
+
+class TestMark:
+    @given(soft=st.integers(1, 2**62), hard=st.integers(1, 2**62))
+    def test_both_limits_are_read_from_the_kernels_table(self, soft: int, hard: int) -> None:
+        table = (
+            b"Limit                     Soft Limit           Hard Limit           Units     \n"
+            b"Max realtime priority     0                    0                    \n"
+            b"Max realtime timeout      %-20d %-20d us        \n" % (soft, hard)
+        )
+        assert mark.parse(table) == (soft, hard)
+
+    def test_no_limit_is_no_mark(self) -> None:
+        assert mark.parse(b"Max realtime timeout      unlimited            unlimited            us\n") == ()
+        assert not mark.carries(os.getpid(), 0)
+
+    def test_a_mark_leaves_days_of_processor_time(self) -> None:
+        assert mark.choose() == 0 or mark.choose() >= 1 << 40
+
+
+def test_may_signal_is_kill_2s_rule() -> None:
+    sudo_of_ours = Process(9, uid=5, euid=0, saved_uid=0)
+    theirs = Process(9, uid=6, euid=6, saved_uid=6)
+    assert signals.may_signal(sudo_of_ours, 5, 5)
+    assert not signals.may_signal(theirs, 5, 5)
+    assert signals.may_signal(theirs, 0, 0)
