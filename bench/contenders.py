@@ -87,7 +87,7 @@ class Spawned:
 
 
 class OriginLadder(Spawned):
-    """The ladder of the fault report with its proposed fix: two levels of `pgrep -P`, the leaf first, then the wrapper."""
+    """The ladder of the fault report with its proposed fix: `pgrep -P` twice, the leaf is killed, then the wrapper."""
 
     def end(self) -> dict[str, Any]:
         leader = self._leader()
@@ -136,7 +136,6 @@ class PsutilRecipe(Spawned):
         self._send(parent)
         _gone, alive = psutil.wait_procs(family, timeout=STILL_ALIVE_AFTER)
         return {**self.close(), "still_alive": len(alive)}
-
 
     def _send(self, process: Any) -> bool:
         """Send KILL, False if it is still to be sent."""

@@ -97,7 +97,7 @@ class Driver:
         async with asyncio.timeout(10):
             await program.stdout.readline()
             spoke = time.perf_counter()
-            await program.communicate()
+            await program.communicate(b"")
         return [(returned - began) * 1000, (spoke - began) * 1000]
 
 

@@ -107,7 +107,7 @@ class Ground:
             self.stage.folder("state", 0o755)
             line = [self.stage.python, "-m", "bench.driver", contender, str(state)]
             path = f"{self._sudo_counter().parent}:{PATH}" if counted else PATH
-            self._drivers[name] = Driver(line, env=self._environment(path), cwd=self.service.home, **self._as_service())
+            self._drivers[name] = Driver(line, env=self._environment(path), cwd="/", **self._as_service())
             self.judge.add_driver(self._drivers[name].pid)
         return self._drivers[name]
 

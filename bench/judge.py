@@ -55,7 +55,7 @@ def scan(parents: Iterable[int], hidden: Collection[int] = ()) -> list[Row]:
     return found
 
 
-def below(pid: int) -> list[Row]:
+def below(pid: int, hidden: Collection[int] = ()) -> list[Row]:
     """Return the living below a process by its children files: quick, for a tree that stands still."""
     found, queue = [], [pid]
     while queue:
@@ -64,7 +64,7 @@ def below(pid: int) -> list[Row]:
                 words = (task / "children").read_text().split()
             except OSError:
                 continue
-            rows = [row for word in words if (row := look(int(word)))]
+            rows = [row for word in words if int(word) not in hidden and (row := look(int(word)))]
             found += [row for row in rows if row.living]
             queue += [row.pid for row in rows]
     return found
@@ -138,6 +138,10 @@ class Judge:
         """Return what is alive."""
         rows = scan([self._keeper], self._hidden)
         return [row for row in rows if row.living and row.pid not in self._drivers]
+
+    def standing(self) -> list[Row]:
+        """Return the same in a moment's work, for a tree that stands still: to wait until it does."""
+        return [row for row in below(self._keeper, self._hidden) if row.pid not in self._drivers]
 
     def left_behind(self, settle: float = 0.3) -> list[Row]:
         """Return what is still alive after a moment: whoever was only slow to die is not held against anybody."""

@@ -7,6 +7,7 @@ from typing import Any
 MODE = sys.argv[1]
 asked: dict[Any, str] = {}
 answers: dict[str, Any] = {}
+turns = 0
 refusals = 2 if MODE == "overloaded" else 0
 
 
@@ -15,16 +16,20 @@ def put(message: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def turn_id() -> str:
+    return f"turn-{turns}"
+
+
 def note(method: str, **params: Any) -> None:
     put({"method": method, "params": {"threadId": "thread", **params}, "emittedAtMs": 1})
 
 
 def complete(status: str = "completed") -> None:
-    note("turn/completed", turn={"id": "turn", "status": status, "items": [], "error": None})
+    note("turn/completed", turn={"id": turn_id(), "status": status, "items": [], "error": None})
 
 
 def say(text: str) -> None:
-    note("item/agentMessage/delta", turnId="turn", itemId="m", delta=text)
+    note("item/agentMessage/delta", turnId=turn_id(), itemId="m", delta=text)
 
 
 def misbehave() -> None:
@@ -35,14 +40,14 @@ def misbehave() -> None:
         say("survived")
         complete()
     elif MODE == "asks":
-        questions = {"questions": [{"question": "Which one?", "id": "q"}], "itemId": "i", "turnId": "turn"}
+        questions = {"questions": [{"question": "Which one?", "id": "q"}], "itemId": "i", "turnId": turn_id()}
         requests = {
             "future/request": {},
             "item/tool/requestUserInput": questions,
             "mcpServer/elicitation/request": {"serverName": "s", "message": "sure?", "mode": "form"},
             "item/tool/call": {"tool": "t", "arguments": {}},
-            "item/permissions/requestApproval": {"permissions": {"network": {"enabled": True}}, "turnId": "turn"},
-            "item/fileChange/requestApproval": {"itemId": "i", "turnId": "turn"},
+            "item/permissions/requestApproval": {"permissions": {"network": {"enabled": True}}, "turnId": turn_id()},
+            "item/fileChange/requestApproval": {"itemId": "i", "turnId": turn_id()},
             "item/commandExecution/requestApproval": {"command": "rm x", "availableDecisions": ["accept", "cancel"]},
             "execCommandApproval": {"command": ["rm", "y"]},
         }
@@ -55,13 +60,13 @@ def misbehave() -> None:
     elif MODE in ("deaf", "silent"):
         say("working")
     elif MODE == "chatty":
-        note("error", turnId="turn", error={"message": "busy"}, willRetry=True)
+        note("error", turnId=turn_id(), error={"message": "busy"}, willRetry=True)
         note("warning", message="old model")
         note("warning", message="old model")
         note("item/completed", turnId="other", item={"type": "agentMessage", "id": "o", "text": "not yours"})
-        note("item/completed", turnId="turn", item={"type": "agentMessage", "id": "a", "text": "never streamed"})
+        note("item/completed", turnId=turn_id(), item={"type": "agentMessage", "id": "a", "text": "never streamed"})
         say("part")
-        note("item/completed", turnId="turn", item={"type": "agentMessage", "id": "m", "text": "partly"})
+        note("item/completed", turnId=turn_id(), item={"type": "agentMessage", "id": "m", "text": "partly"})
         complete()
         say("too late")
         complete("failed")
@@ -70,7 +75,7 @@ def misbehave() -> None:
 
 
 def main() -> None:
-    global refusals
+    global refusals, turns
     for line in sys.stdin:
         message = json.loads(line)
         method, number = message.get("method"), message.get("id")
@@ -85,7 +90,8 @@ def main() -> None:
             refusals -= 1
             put({"id": number, "error": {"code": -32001, "message": "Server overloaded; retry later."}})
         elif method == "turn/start":
-            put({"id": number, "result": {"turn": {"id": "turn", "status": "inProgress", "items": []}}})
+            turns += 1
+            put({"id": number, "result": {"turn": {"id": turn_id(), "status": "inProgress", "items": []}}})
             misbehave()
         elif method == "turn/interrupt" and MODE != "deaf":
             put({"id": number, "result": {}})

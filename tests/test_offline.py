@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ async def test_deltas_arrive_one_by_one() -> None:
         answer = await ask(model, user("hi"))
     deltas = [at for at, kind in zip(answer.times, answer.kinds, strict=True) if kind.endswith("delta")]
     assert len(deltas) == 3
-    assert all(later - earlier > 0.05 for earlier, later in zip(deltas, deltas[1:], strict=False))
+    assert all(later - earlier > 0.05 for earlier, later in pairwise(deltas))
 
 
 async def test_a_tool_call_ends_the_answer_and_its_output_brings_the_next() -> None:

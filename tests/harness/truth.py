@@ -168,16 +168,35 @@ class Truth:
 def is_foreign(pid: int, parents: Mapping[int, int]) -> bool:
     """Tell whether somebody else runs this process under an account of the tests, by the parent of each new process.
 
-    With the stage, pytest is a subreaper: whatever a test starts stays below it. So a line of parents that leaves the
-    new processes at another place than pytest is foreign, unless a parent went during the look (it is in no list of
-    living processes): that tells nothing, and the process counts as the test's.
+    With the stage, pytest is a subreaper: whatever a test starts stays below it, so a line of parents that leads away
+    is foreign. Where a parent went during the look, the line is read again, as it is now. A process that is
+    gone by then is nobody's: `alive` looks again if the host has started anybody meanwhile.
     """
-    me = os.getpid()
-    while pid in parents:
-        pid = parents[pid]
-        if pid == me:
+    start = pid
+    for _ in range(100):
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        if pid == os.getpid():
             return False
-    return look(pid) is not None
+        if look(pid) is not None:
+            return True
+        parents, pid = _line(start), start
+        if not parents:
+            return True
+    return False
+
+
+def _line(pid: int) -> dict[int, int]:
+    """Return the parents of a process, of its parent and so on, read now, as far as they are there."""
+    parents: dict[int, int] = {}
+    while pid > 1 and pid != os.getpid():
+        try:
+            parent = int(stat(PROC / str(pid) / "stat")[1][1])
+        except (OSError, ValueError):
+            break
+        parents[pid] = parent
+        pid = parent
+    return parents
 
 
 def kill(seen: Seen, number: int = signal.SIGKILL) -> bool:

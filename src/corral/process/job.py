@@ -116,25 +116,33 @@ class Job:
         report_path = os.path.abspath(report_file) if report_file is not None else None
         job = cls(ledger.new_id(), Ladder(grace, kill), folder, report_path, marks.choose())
         own, preserve = _environment(user, env)
-        await job._begin(
-            {
-                "id": job.id,
-                "argv": list(argv),
-                "user": user,
-                "env": own,
-                "preserve": preserve,
-                "cwd": os.path.abspath(cwd) if cwd is not None else None,
-                "here": _here(),
-                "grace": grace,
-                "kill": kill,
-                "state_dir": folder,
-                "report_file": report_path,
-                "tracker": tracker,
-                "label": label,
-                "mark": job._mark,
-            },
-            (stdin, stdout, stderr),
+        beginning = asyncio.ensure_future(
+            job._begin(
+                {
+                    "id": job.id,
+                    "argv": list(argv),
+                    "user": user,
+                    "env": own,
+                    "preserve": preserve,
+                    "cwd": os.path.abspath(cwd) if cwd is not None else None,
+                    "here": _here(),
+                    "grace": grace,
+                    "kill": kill,
+                    "state_dir": folder,
+                    "report_file": report_path,
+                    "tracker": tracker,
+                    "label": label,
+                    "mark": job._mark,
+                },
+                (stdin, stdout, stderr),
+            )
         )
+        try:
+            await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            # It is begun to the end, which is bounded, and then ended: a job half started could be lost.
+            beginning.add_done_callback(job._abandon)
+            raise
         return job
 
     @property
@@ -183,6 +191,9 @@ class Job:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.end()
+        self._close_streams()
+        # The transports close their descriptors in the loop's next turn.
+        await asyncio.sleep(0)
 
     async def _begin(self, config: dict[str, Any], streams: tuple[int | None, int | None, int | None]) -> None:
         own, theirs = socket.socketpair()
@@ -217,7 +228,7 @@ class Job:
             self._abandon()
             raise StartError("internal", f"the reaper did not start the command in {_START_WITHIN:g} s") from None
         except BaseException:
-            # Cancelled: the ending runs on, driven by the wire, and needs nobody to wait for it.
+            # The loop is closing: the lifeline goes with it.
             self._abandon()
             raise
         else:
@@ -258,7 +269,10 @@ class Job:
         if self._adopts:
             stop_being_subreaper()
 
-    def _abandon(self) -> None:
+    def _abandon(self, beginning: asyncio.Future[None] | None = None) -> None:
+        """End what nobody will ask for. It is driven by the wire, and needs nobody to wait for it."""
+        if beginning is not None and (beginning.cancelled() or beginning.exception() is not None):
+            return
         self._started.add_done_callback(lambda started: started.exception())
         self._send({"end": {"grace": 0}})
         self._watch_the_reaper(0)
@@ -305,6 +319,8 @@ class Job:
             self._status.set_result(-signal.SIGKILL)
         if not self._report.done():
             self._report.set_result(report)
+        if report.empty and self.stdin is not None:
+            self.stdin.close()
 
     def on_lifeline_closed(self) -> None:
         """The reaper has gone: as it should, after its report, or killed. For the wire."""

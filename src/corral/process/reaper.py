@@ -270,8 +270,9 @@ class Reaper:
             if isinstance(request := message.get("end"), dict):
                 grace = request.get("grace")
                 if isinstance(grace, (int, float)) and grace >= 0:
-                    if self._ending is None:
-                        self._ladder = self._ladder._replace(grace=float(grace))
+                    # The first caller may ask for more patience than the job was started with; later ones for less.
+                    patience = min(grace, self._ladder.grace) if self._cause else grace
+                    self._ladder = self._ladder._replace(grace=float(patience))
                     self._hurry(float(grace))
                 self._cause = self._cause or "request"
             elif "start" not in message:

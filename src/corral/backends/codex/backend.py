@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeAlias
 import msgspec
 
 from corral.backends.codex import opening, requests, wire
+from corral.backends.codex.approvals import Approvals
 from corral.backends.codex.turns import CodexTurn
 from corral.backends.environment import child_environment
 from corral.backends.errors import (
@@ -23,9 +24,7 @@ from corral.backends.errors import (
     TurnRunningError,
 )
 from corral.backends.events import (
-    ApprovalRequested,
     BackendStarted,
-    Decision,
     Notice,
     TurnEnded,
     TurnEvent,
@@ -39,8 +38,11 @@ log = logging.getLogger(__name__)
 Stopped: TypeAlias = Literal["interrupted", "timed_out"]
 
 INTERRUPT_TIMEOUT = 5.0  # seconds for codex to confirm that it stopped
+INTERRUPT_PAUSE = 0.1  # seconds until a turn that did not end is interrupted again
 STATUS_TIMEOUT = 2.0  # seconds between the end of codex's output and its status, and the other way round
 TASKS_TIMEOUT = 5.0  # seconds for the backend's own tasks to be gone, once codex is
+# A `break` out of `async for` lets go of the turn, but the loop closes the generator only some rounds later.
+LOOP_ROUNDS = 5
 WARNINGS = ("warning", "guardianWarning", "configWarning", "deprecationNotice")
 
 
@@ -58,11 +60,9 @@ class CodexBackend:
         assert job.stdout is not None, "the job was started with pipes"
         assert job.stderr is not None, "the job was started with pipes"
         self.job = job
-        self.approvals_open = 0
-        self._alive = time.monotonic()
+        self._claimed = time.monotonic()
         self._stdin = job.stdin
-        self._approve = approve
-        self._approval_timeout = approval_timeout
+        self._approvals = Approvals(approve, approval_timeout, self._emit)
         self._goodbye = goodbye
         self._rpc = RpcConnection(job.stdout, job.stdin, self)
         self._stderr = ErrorOutput(job.stderr)
@@ -137,6 +137,11 @@ class CodexBackend:
     def thread_id(self) -> str:
         """The conversation's id: `start(resume=…)` goes on with it."""
         return self._thread_id
+
+    @property
+    def approvals_open(self) -> int:
+        """How many approvals wait for a decision."""
+        return self._approvals.open
 
     @property
     def busy(self) -> bool:
@@ -223,23 +228,7 @@ class CodexBackend:
 
     async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
         """Answer codex; approvals by the policy."""
-        return await requests.answer(request_id, method, params, self._ask, self._emit)
-
-    async def _ask(self, approval: ApprovalRequested) -> Decision:
-        self._emit(approval)
-        self.approvals_open += 1
-        try:
-            async with asyncio.timeout(self._approval_timeout):
-                return await self._approve(approval)
-        except TimeoutError:
-            self._emit(Notice(f"declined, for nobody answered in {self._approval_timeout:g} s: {approval.what}"))
-            return "decline"
-        except Exception:  # a policy's fault must not leave codex waiting, nor allow anything
-            log.exception("the approval policy failed; declined: %s", approval.what)
-            return "decline"
-        finally:
-            self.approvals_open -= 1
-            self._alive = time.monotonic()
+        return await requests.answer(request_id, method, params, self._approvals.ask, self._emit)
 
     def _emit(self, event: TurnEvent) -> None:
         if self._turn is not None:
@@ -270,6 +259,9 @@ class CodexBackend:
 
     async def _claim(self) -> CodexTurn:
         """The place of the running turn. An abandoned turn is waited for; a stop that is under way too."""
+        for _ in range(LOOP_ROUNDS):
+            if self.busy and self._abandoned is None:
+                await asyncio.sleep(0)
         if self._abandoned is not None:
             await asyncio.wait([self._abandoned], timeout=3 * INTERRUPT_TIMEOUT)
             self._abandoned = None
@@ -277,7 +269,7 @@ class CodexBackend:
             if self.busy:
                 raise TurnRunningError("a turn is running: interrupt it, or wait for its end")
             turn = self._turn = CodexTurn(self._thread_id)
-            self._alive = time.monotonic()
+            self._claimed = time.monotonic()
         for message, told in self._said.items():
             if not told:
                 self._said[message] = True
@@ -311,10 +303,10 @@ class CodexBackend:
     def _patience(self, silence: float, deadline: float) -> float:
         """Seconds that the reader of a turn may wait from now on."""
         now = time.monotonic()
-        if self.approvals_open:
+        if self._approvals.open:
             # The silence of a person is not codex's; look again soon, for the approval may be over.
             return min(deadline - now, 1.0)
-        return min(deadline, max(self._rpc.last_read, self._alive) + silence) - now
+        return min(deadline, max(self._rpc.last_read, self._approvals.last_closed, self._claimed) + silence) - now
 
     async def _stop(self, turn: CodexTurn | None) -> None:
         """Interrupt the turn, wait for its end, and clean what it left running; one stop at a time.
@@ -331,15 +323,25 @@ class CodexBackend:
                     log.warning("codex did not clean its background terminals: %s", error)
 
     async def _interrupt(self, turn: CodexTurn) -> None:
+        try:
+            async with asyncio.timeout(INTERRUPT_TIMEOUT):
+                await self._interrupt_until_over(turn)
+        except TimeoutError:
+            if not turn.over:
+                self._give_up(turn, f"codex did not confirm the stop in {INTERRUPT_TIMEOUT:g} s")
+        except ConnectionEndedError as error:
+            log.debug("codex ended before it was interrupted: %s", error)
+
+    async def _interrupt_until_over(self, turn: CodexTurn) -> None:
         turn_id = await turn.known(INTERRUPT_TIMEOUT)
-        if turn_id is not None and not turn.over:
+        while not turn.over:
             params = {"threadId": self._thread_id, "turnId": turn_id}
             try:
                 await self._rpc.request("turn/interrupt", params, timeout=INTERRUPT_TIMEOUT)
-            except (BackendError, TimeoutError) as error:
-                log.debug("turn/interrupt: %s", error)  # the turn may have ended meanwhile: its end is waited for
-        if not await turn.feed.ended(INTERRUPT_TIMEOUT):
-            self._give_up(turn, f"codex did not confirm the stop in {INTERRUPT_TIMEOUT:g} s")
+            except RequestError as error:
+                # Between its answer to turn/start and turn/started codex knows "no active turn" to interrupt.
+                log.debug("turn/interrupt: %s", error)
+            await turn.feed.ended(INTERRUPT_PAUSE)
 
     async def _clean(self, timeout: float) -> None:
         if self._thread_id and not self._rpc.ended:

@@ -66,7 +66,8 @@ async def answer(request_id: RequestId, method: str, params: msgspec.Raw, ask: A
 
 async def _answer_command(key: str, params: wire.CommandApproval, ask: Ask) -> object:
     offered = params.available_decisions
-    decisions = tuple(d for d in ALL_DECISIONS if not offered or CODEX_WORDS[d] in offered)
+    # `decline` is taken whether offered or not, and the turn goes on (0.169 offers accept, and cancel, which stops it).
+    decisions = tuple(d for d in ALL_DECISIONS if not offered or d == "decline" or CODEX_WORDS[d] in offered)
     what = params.command or "a command that codex did not show"
     decision = await ask(ApprovalRequested(key, "command", what, params.reason or "", decisions))
     return {"decision": CODEX_WORDS[_allowed(decision, decisions)]}
@@ -96,9 +97,7 @@ async def _answer_legacy(key: str, params: wire.LegacyApproval, ask: Ask) -> obj
 
 
 def _allowed(decision: Decision, decisions: tuple[Decision, ...]) -> Decision:
-    """The decision, or the nearest that codex takes: it offers `decline` and `cancel` not always both."""
+    """The decision, or the nearest that codex takes this time; never one that allows more."""
     if decision in decisions:
         return decision
-    if decision == "accept_for_session" and "accept" in decisions:
-        return "accept"
-    return "decline" if "decline" in decisions else "cancel"
+    return "accept" if decision == "accept_for_session" and "accept" in decisions else "decline"

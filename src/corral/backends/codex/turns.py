@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import msgspec
 
@@ -10,6 +11,8 @@ from corral.backends.codex import wire
 from corral.backends.codex.items import ItemReader
 from corral.backends.events import Notice, TurnEnded, TurnStarted, TurnStatus, Usage
 from corral.backends.feed import TurnFeed
+
+log = logging.getLogger(__name__)
 
 STATUSES: dict[str, TurnStatus] = {"completed": "completed", "interrupted": "interrupted", "failed": "failed"}
 
@@ -62,10 +65,16 @@ class CodexTurn:
         self._end(TurnEnded("failed", reason))
 
     def take(self, method: str, params: msgspec.Raw) -> None:
-        """Sort a notification; one of another turn or thread is let by. Raises msgspec.DecodeError."""
+        """Sort a notification; one of another turn or thread, or not as expected, is let by."""
         if self.id is None and method != "turn/started":
             self._early.append((method, params))
             return
+        try:
+            self._sort(method, params)
+        except msgspec.DecodeError as error:
+            log.warning("skipped a %s that is not as expected: %s", method, error)
+
+    def _sort(self, method: str, params: msgspec.Raw) -> None:
         match method:
             case "turn/started":
                 self._on_started(msgspec.json.decode(params, type=wire.TurnNote))

@@ -1,0 +1,121 @@
+"""A job in an event loop, beside other work: many callers, cancellation, streams, and what a command inherits."""
+
+import asyncio
+import gc
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from corral.process import Job
+from tests.harness import truth
+from tests.harness.waiting import until
+
+
+def children() -> list[int]:
+    """Children of this process, dead or alive."""
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_left() -> AsyncIterator[None]:
+    """After each test: no child, living or dead, and no descriptor that was not there before."""
+    before = descriptors()
+    yield
+
+    def clean() -> bool:
+        gc.collect()
+        return not children() and descriptors() <= before
+
+    await until(clean, 10, "children and descriptors are as before", lambda: f"{children()}")
+
+
+async def test_any_number_of_callers_and_a_cancelled_one_share_one_report(tmp_path: Path) -> None:
+    job = await Job.start(["sh", "-c", "trap '' TERM; sleep 1000 & wait"], grace=0.2, state_dir=tmp_path)
+    callers = [asyncio.create_task(job.end()) for _ in range(20)]
+    impatient = asyncio.create_task(job.end())
+    await asyncio.sleep(0)
+    impatient.cancel()
+    reports = await asyncio.gather(*callers)
+    assert impatient.cancelled()
+    assert all(report is reports[0] for report in reports)
+    assert await job.end() is reports[0]
+    assert reports[0].verdict == "proven_empty"
+
+
+async def test_a_later_caller_with_less_patience_is_heard(tmp_path: Path) -> None:
+    job = await Job.start(["sh", "-c", "trap '' TERM; echo; sleep 1000"], grace=60, state_dir=tmp_path)
+    assert job.stdout is not None
+    await job.stdout.readline()
+    patient = asyncio.create_task(job.end())
+    async with asyncio.timeout(20):
+        assert (await job.end(grace=0)) is (await patient)
+
+
+async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
+    for _ in range(10):
+        start = asyncio.create_task(Job.start(["sleep", "4242.5"], state_dir=tmp_path))
+        await asyncio.sleep(0.01)
+        start.cancel()
+        await asyncio.wait([start])
+        if not start.cancelled():
+            await start.result().end(grace=0)
+
+    await until(lambda: not children(), 10, "neither command nor reaper is left, dead or alive")
+
+
+async def test_the_event_loop_runs_on_while_a_tree_is_ended(tmp_path: Path) -> None:
+    job = await Job.start(["sh", "-c", "trap '' TERM; echo; sleep 1000"], grace=0.5, state_dir=tmp_path)
+    assert job.stdout is not None
+    await job.stdout.readline()
+    ending = asyncio.create_task(job.end())
+    turns = 0
+    while not ending.done():
+        await asyncio.sleep(0.005)
+        turns += 1
+    assert turns > 20
+
+
+async def test_leaving_the_block_ends_the_job(tmp_path: Path) -> None:
+    async with await Job.start(["sleep", "1000"], state_dir=tmp_path) as job:
+        pid = job.pid
+    assert job.report is not None
+    assert truth.look(pid) is None
+    assert await job.wait() == -signal.SIGTERM
+
+
+async def test_output_is_whole_and_an_unread_flood_holds_nothing_up(tmp_path: Path) -> None:
+    quiet = await Job.start(["sh", "-c", "head -c 3000000 /dev/zero"], state_dir=tmp_path)
+    assert quiet.stdout is not None
+    assert len(await quiet.stdout.read()) == 3_000_000
+    assert await quiet.wait() == 0
+    async with await Job.start(["sh", "-c", "yes | cat"], state_dir=tmp_path) as loud:
+        assert loud.stdout is not None
+        await loud.stdout.read(1)
+        assert (await loud.end(grace=1)).verdict == "proven_empty"
+
+
+async def test_a_command_gets_its_three_streams_and_no_other_descriptor(tmp_path: Path) -> None:
+    job = await Job.start(["ls", "/proc/self/fd"], state_dir=tmp_path)
+    assert job.stdout is not None
+    assert (await job.stdout.read()).split() == [b"0", b"1", b"2", b"3"], "3 is the folder that ls reads"
+    await job.end()
+
+
+async def test_a_command_starts_with_the_signals_of_a_plain_child(tmp_path: Path) -> None:
+    def masks(status: str) -> list[str]:
+        return [line for line in status.splitlines() if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
+
+    job = await Job.start(["cat", "/proc/self/status"], state_dir=tmp_path)
+    assert job.stdout is not None
+    plain = await asyncio.to_thread(
+        subprocess.run, ["cat", "/proc/self/status"], capture_output=True, text=True, check=True, timeout=10
+    )
+    assert masks((await job.stdout.read()).decode()) == masks(plain.stdout)
+    await job.end()

@@ -1,0 +1,181 @@
+"""Hosts that hide, lack or refuse something: the tree is ended all the same, and the report says what was missing."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import Route
+from tests.harness import truth
+from tests.harness.driving import Driver, DriverError
+from tests.harness.service import Service
+from tests.harness.stage import Account
+from tests.harness.trees import TREES, Planted, Tree
+from tests.harness.waiting import wait_until
+
+Plant = Callable[[Tree], Planted]
+PROVEN = ("proven_empty", "no_children", [])
+
+
+def verdict(report: dict[str, object]) -> tuple[object, object, object]:
+    return report["verdict"], report["proof"], report["survivors"]
+
+
+def driver_behind(service: Service, setup: str) -> Driver:
+    """A supervisor of the service account in a mount namespace of its own, in which root has run `setup` before."""
+    root = Account("root", 0, 0, service.home)
+    who = service.account
+    program = str(service.stage.harness / "driver.py")
+    drop = f"exec setpriv --reuid {who.uid} --regid {who.gid} --clear-groups"
+    with (service.folder / "driver.err").open("wb") as log:
+        return Driver(
+            service,
+            service.start(
+                ["unshare", "--mount", "sh", "-euc", f'{setup}\n{drop} "$@"', "-", service.python, program],
+                account=root,
+                stderr=log,
+            ),
+        )
+
+
+@pytest.mark.cross_account
+class TestHiddenProcesses:
+    """hidepid=2: the files of other accounts' processes are not there, sudo's among them."""
+
+    HIDDEN = "mount -t proc -o hidepid=2 proc /proc"
+
+    @pytest.mark.parametrize("tree", ["depth_3", "ignores_term", "stopped", "closed_daemon", "respawner"])
+    @pytest.mark.parametrize("grace", [0.0, 0.3])
+    def test_a_tree_across_sudo_is_ended_level_by_level(
+        self, tree: str, grace: float, service: Service, planted: Plant
+    ) -> None:
+        driver = driver_behind(service, self.HIDDEN)
+        plan = planted(TREES[tree])
+        driver.start_job(list(plan.argv), service.stage.person.name, kill=20)
+        plan.wait_ready(service.judge.alive)
+        report = driver.end(grace=grace)
+        assert service.judge.alive(but=[driver.pid]) == [], report
+        assert verdict(report) == PROVEN
+
+    def test_a_killed_supervisor_leaves_nothing(self, service: Service, planted: Plant) -> None:
+        driver = driver_behind(service, self.HIDDEN)
+        plan = planted(TREES["ignores_term"])
+        driver.start_job(list(plan.argv), service.stage.person.name, kill=20)
+        plan.wait_ready(service.judge.alive)
+        driver.program.kill()
+        service.wait_empty(30)
+
+
+@pytest.mark.cross_account
+class TestFullDisk:
+    """The ledger lies on a file system of a few pages."""
+
+    def full(self, service: Service) -> str:
+        target = service.folder / "small"
+        target.mkdir()
+        return f"mount -t tmpfs -o size=16k,mode=0777 none {target}\ncd {target}"
+
+    def test_before_the_start_it_is_a_clear_error_and_nothing_runs(self, service: Service) -> None:
+        driver = driver_behind(service, self.full(service) + "\nhead -c 100000 /dev/zero >filler || true")
+        with pytest.raises(DriverError) as error:
+            driver.start_job(["/bin/sleep", "1000"], state_dir=str(service.folder / "small"))
+        assert error.value.kind == "ledger"
+        assert "No space left" in str(error.value)
+        service.wait_empty(5, but=[driver.pid])
+
+    def test_while_the_tree_grows_it_is_a_note_and_the_tree_is_ended(self, service: Service, planted: Plant) -> None:
+        driver = driver_behind(service, self.full(service))
+        plan = planted(TREES["breadth_1500"])
+        small = service.folder / "small"
+        driver.start_job(list(plan.argv), state_dir=str(small), report_file=None, kill=20)
+        plan.wait_ready(service.judge.alive)
+        wait_until(lambda: len(driver.ask("tree")) >= 1500, 20)
+        # The record of 1,500 members does not fit; wait until the reaper has looked at them, which the note tells.
+        report = driver.end()
+        assert service.judge.alive(but=[driver.pid]) == [], report
+        assert verdict(report) == PROVEN
+        assert any("No space left" in note for note in report["notes"]), report["notes"]
+
+
+class TestLostFolders:
+    """What was there when the job began is gone."""
+
+    def test_a_ledger_that_is_removed_while_the_job_runs_loses_no_tree(
+        self, account: Route, driver: Driver, planted: Plant
+    ) -> None:
+        plan = planted(TREES["ignores_term"])
+        driver.start_job(list(plan.argv), account.user, report_file=None)
+        plan.wait_ready(driver.service.judge.alive)
+        shutil.rmtree(driver.service.state_dir / "jobs")
+        report = driver.end()
+        assert driver.service.judge.alive(but=[driver.pid]) == [], report
+        assert verdict(report) == PROVEN
+
+    def test_a_report_that_cannot_be_written_is_still_returned(self, driver: Driver) -> None:
+        driver.start_job(["/bin/sleep", "1000"], report_file="/nonexistent/report.json")
+        assert verdict(driver.end()) == PROVEN
+
+
+class TestStoppedReaper:
+    """SIGSTOP is not a death: nothing closes, nobody answers."""
+
+    def test_the_sweep_wakes_a_reaper_whose_supervisor_died_meanwhile(
+        self, account: Route, driver: Driver, planted: Plant
+    ) -> None:
+        plan = planted(TREES["ignores_term"])
+        driver.start_job(list(plan.argv), account.user)
+        plan.wait_ready(driver.service.judge.alive)
+        os.kill(driver.job["reaper_pid"], signal.SIGSTOP)
+        driver.program.kill()
+        driver.program.wait(10)
+        assert driver.service.judge.alive(but=[driver.job["reaper_pid"]]), "nothing is left to sweep"
+        status, swept, said = driver.service.sweep()
+        assert driver.service.judge.alive() == [], (swept, said)
+        assert status == 0, (swept, said)
+
+
+class TestPortableTracker:
+    """Forced on Linux: sticky membership and scans, the most that a host without subreapers allows."""
+
+    SEEN = ("depth_3", "ignores_term", "stopped", "respawner", "odd_name", "dead_main_thread", "closed_daemon")
+
+    @pytest.mark.parametrize("name", SEEN)
+    def test_what_was_seen_is_ended_and_the_verdict_claims_no_proof(
+        self, name: str, account: Route, driver: Driver, planted: Plant
+    ) -> None:
+        plan = planted(TREES[name])
+        driver.start_job(list(plan.argv), account.user, tracker="portable")
+        plan.wait_ready(driver.service.judge.alive)
+        everybody = {one.pid for one in driver.service.judge.alive(but=[driver.pid, driver.job["reaper_pid"]])}
+        record = next((driver.service.state_dir / "jobs").glob("*.job"))
+        wait_until(lambda: all(f"[{pid}," in record.read_text() for pid in everybody), 10, "everybody was seen once")
+        report = driver.end()
+        assert driver.service.judge.alive(but=[driver.pid]) == [], report
+        assert verdict(report) == ("empty_by_scan", None, [])
+
+    @pytest.mark.parametrize("name", ["depth_3", "ignores_term", "closed_daemon"])
+    def test_a_killed_supervisor_leaves_nothing_that_was_seen(
+        self, name: str, account: Route, driver: Driver, planted: Plant
+    ) -> None:
+        plan = planted(TREES[name])
+        driver.start_job(list(plan.argv), account.user, tracker="portable")
+        plan.wait_ready(driver.service.judge.alive)
+        everybody = {one.pid for one in driver.service.judge.alive(but=[driver.pid, driver.job["reaper_pid"]])}
+        record = next((driver.service.state_dir / "jobs").glob("*.job"))
+        wait_until(lambda: all(f"[{pid}," in record.read_text() for pid in everybody), 10, "everybody was seen once")
+        driver.program.kill()
+        driver.service.wait_empty(20)
+
+    def test_a_daemon_whose_parents_came_and_went_between_two_looks_is_not_promised(self, service: Service) -> None:
+        """The hole of the portable tracker, as the docs have it: such a daemon may be missed; the verdict says scan."""
+        driver = Driver.start(service)
+        hop = "import os\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\nos.setsid()\n"
+        daemon = f"{hop}import time; time.sleep(1000)"
+        driver.start_job([service.python, "-I", "-S", "-c", daemon, service.folder.name], tracker="portable")
+        report = driver.ask("ended")
+        assert (report["verdict"], report["proof"]) == ("empty_by_scan", None)
+        left = service.judge.alive(but=[driver.pid])
+        assert len(left) <= 1, truth.picture(left)
+        service.judge.end_leftovers()
