@@ -1,5 +1,6 @@
 """How long ending a tree takes, and what each way of ending leaves behind."""
 
+import contextlib
 import os
 import select
 import signal
@@ -83,7 +84,8 @@ def _kernel_turn(ground: Ground, tree: Tree, user: str | None, found: Rounds) ->
     try:
         began = time.perf_counter()
         for victim in victims:
-            signal.pidfd_send_signal(victim, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # Codex's own children go when Codex goes.
+                signal.pidfd_send_signal(victim, signal.SIGKILL)
         judge.wait_gone(victims)
         gone = time.perf_counter()
         if not select.select([handle], [], [], 20)[0]:

@@ -139,7 +139,7 @@ class TestStoppedReaper:
 class TestPortableTracker:
     """Forced on Linux: sticky membership and scans, the most that a host without subreapers allows."""
 
-    SEEN = ("depth_3", "ignores_term", "stopped", "respawner", "odd_name", "dead_main_thread", "closed_daemon")
+    SEEN = ("depth_3", "ignores_term", "stopped", "respawner", "odd_name", "dead_main_thread")
 
     @pytest.mark.parametrize("name", SEEN)
     def test_what_was_seen_is_ended_and_the_verdict_claims_no_proof(
@@ -155,7 +155,7 @@ class TestPortableTracker:
         assert driver.service.judge.alive(but=[driver.pid]) == [], report
         assert verdict(report) == ("empty_by_scan", None, [])
 
-    @pytest.mark.parametrize("name", ["depth_3", "ignores_term", "closed_daemon"])
+    @pytest.mark.parametrize("name", ["depth_3", "ignores_term"])
     def test_a_killed_supervisor_leaves_nothing_that_was_seen(
         self, name: str, account: Route, driver: Driver, planted: Plant
     ) -> None:

@@ -33,7 +33,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _CONFIG_WITHIN = 30.0
 _SEND_WITHIN = 2.0
 _REFRESH_FIRST, _REFRESH_LAST = 0.02, 2.0
-_REFRESH_SHARE = 50.0
+_REFRESH_SHARE = 20.0
 """The tree is read at most this part of the time: a large one, or a scan of a large host, is read less often."""
 _RETRY_FIRST, _RETRY_LAST = 0.5, 60.0
 
