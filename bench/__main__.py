@@ -24,7 +24,7 @@ class Scale:
     large_rounds: int = 3
     starts: int = 25
     weighs: int = 3
-    reads: int = 15
+    reads: int = 9
 
 
 QUICK = Scale(sizes=(0, 1_000), rounds=2, large=150, large_rounds=1, starts=5, weighs=1, reads=3)

@@ -110,7 +110,7 @@ def run(
 def ps(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     """Show the live jobs."""
     from corral.process import LedgerError, live_jobs
-    from corral.process.table import host_table
+    from corral.process.host import host_table
 
     try:
         jobs = live_jobs(state_dir)

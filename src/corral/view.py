@@ -11,7 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from corral.process import LiveJob, Process, Report, SweepResult
-from corral.process.table import ProcessTable, account_name, host_table
+from corral.process.host import host_table
+from corral.process.table import ProcessTable, account_name
 
 _VERDICTS = {
     "proven_empty": ("bold green", "nothing is left, by the kernel's own word (no_children)"),

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from corral.process import ledger
 from corral.process.ending import Ending, Ladder
 from corral.process.errors import LedgerError
+from corral.process.host import host_table
 from corral.process.report import Report
 from corral.process.signals import Signaller
-from corral.process.table import Identity, host_table
+from corral.process.table import Identity
 from corral.process.trackers import Adopted, Portable, Tracker
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -108,10 +109,8 @@ class Inheritance(NamedTuple):
 
 
 def _write(path: str, report: Report) -> Report:
-    from corral.process.reaper import write_report
-
     try:
-        write_report(path, report)
+        report.write(path)
     except OSError as error:
         return report._replace(notes=(*report.notes, f"the report could not be written to {path}: {error.strerror}"))
     return report

@@ -6,8 +6,9 @@ import os
 from typing import Any, NamedTuple
 
 from corral.process import ledger, procfs
+from corral.process.host import host_table
 from corral.process.ledger import Entry
-from corral.process.table import Process, ProcessTable, account_name, host_table
+from corral.process.table import Process, ProcessTable, account_name
 from corral.process.trackers import grow
 
 

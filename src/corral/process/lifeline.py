@@ -9,11 +9,18 @@ means that the other side is gone, however it went.
 from __future__ import annotations
 
 import json
+import os
+import select
+import time
 
 from corral.process.typed import Any
 
 MOST_BYTES = 16 * 1024 * 1024
 """The longest line: an environment and an argument list may each be megabytes, and nothing else is long."""
+
+
+_SEND_WITHIN = 2.0
+"""Seconds that a message to a supervisor which does not read may take."""
 
 
 class BadMessage(ValueError):
@@ -55,3 +62,60 @@ def _decode(line: bytes) -> dict[str, Any] | BadMessage:
     except (ValueError, RecursionError) as error:
         return BadMessage(f"not JSON: {error}")
     return message if isinstance(message, dict) else BadMessage("not a JSON object")
+
+
+class ReaperEnd:
+    """The reaper's end of the lifeline, in one thread and without blocking. Nothing that happens on it raises."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        os.set_inheritable(descriptor, False)
+        self.descriptor = descriptor
+        self.closed = False
+        self._decoder = Decoder()
+
+    def first(self, key: str, timeout: float) -> dict[str, Any] | None:
+        """The first message, which must have this key; None if it does not come in time."""
+        deadline = time.monotonic() + timeout
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN)
+        while not self.closed and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            for message in self.receive():
+                if isinstance(message.get(key), dict):
+                    found: dict[str, Any] = message[key]
+                    return found
+        return None
+
+    def receive(self) -> list[dict[str, Any]]:
+        """What has come in. A bad message is answered with a notice and forgotten."""
+        found: list[dict[str, Any]] = []
+        while not self.closed:
+            try:
+                data = os.read(self.descriptor, 65536)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.closed = True
+            for message in self._decoder.feed(data) if data else ():
+                if isinstance(message, BadMessage):
+                    self.send({"notice": f"a control message was not understood: {message}"})
+                else:
+                    found.append(message)
+        return found
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send, or give up after a bounded wait: a supervisor that does not read must not keep the tree alive."""
+        data = encode(message)
+        deadline = time.monotonic() + _SEND_WITHIN
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLOUT)
+        while data and (left := deadline - time.monotonic()) > 0:
+            try:
+                data = data[os.write(self.descriptor, data) :]
+            except BlockingIOError:
+                poll.poll(left * 1000)
+            except OSError:
+                return

@@ -8,7 +8,6 @@ No failure of its own lets go of the tree: it stays, above what is left, for as 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import select
 import signal
@@ -20,10 +19,11 @@ from corral.process import command, lifeline, sudo
 from corral.process.command import Command, Started
 from corral.process.ending import Ending, Ladder
 from corral.process.errors import LedgerError, StartError
+from corral.process.host import host_table
 from corral.process.ledger import Record
 from corral.process.report import Report
 from corral.process.signals import Signaller
-from corral.process.table import Process, account_name, host_table
+from corral.process.table import Process, account_name
 from corral.process.trackers import Portable, Subreaper, Tracker
 from corral.process.typed import Any
 
@@ -31,7 +31,6 @@ _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 _CONFIG_WITHIN = 30.0
-_SEND_WITHIN = 2.0
 _REFRESH_FIRST, _REFRESH_LAST = 0.02, 2.0
 _REFRESH_SHARE = 20.0
 """The tree is read at most this part of the time: a large one, or a scan of a large host, is read less often."""
@@ -41,7 +40,7 @@ _RETRY_FIRST, _RETRY_LAST = 0.5, 60.0
 def main(descriptor: int) -> None:
     """Be the reaper of the job that the supervisor at the other end of the lifeline asks for."""
     _name_process("corral-reaper")
-    reaper = Reaper(Wire(descriptor))
+    reaper = Reaper(lifeline.ReaperEnd(descriptor))
     config = reaper.wire.first("start", _CONFIG_WITHIN)
     if config is not None:
         reaper.run(config)
@@ -49,67 +48,10 @@ def main(descriptor: int) -> None:
     os._exit(0)
 
 
-class Wire:
-    """The reaper's end of the lifeline. Nothing that happens on it raises."""
-
-    def __init__(self, descriptor: int) -> None:
-        os.set_blocking(descriptor, False)
-        os.set_inheritable(descriptor, False)
-        self.descriptor = descriptor
-        self.closed = False
-        self._decoder = lifeline.Decoder()
-
-    def first(self, key: str, timeout: float) -> dict[str, Any] | None:
-        """The first message, which must have this key; None if it does not come in time."""
-        deadline = time.monotonic() + timeout
-        poll = select.poll()
-        poll.register(self.descriptor, select.POLLIN)
-        while not self.closed and (left := deadline - time.monotonic()) > 0:
-            poll.poll(left * 1000)
-            for message in self.receive():
-                if isinstance(message.get(key), dict):
-                    found: dict[str, Any] = message[key]
-                    return found
-        return None
-
-    def receive(self) -> list[dict[str, Any]]:
-        """What has come in. A bad message is answered with a notice and forgotten."""
-        found: list[dict[str, Any]] = []
-        while not self.closed:
-            try:
-                data = os.read(self.descriptor, 65536)
-            except BlockingIOError:
-                break
-            except OSError:
-                data = b""
-            if not data:
-                self.closed = True
-            for message in self._decoder.feed(data) if data else ():
-                if isinstance(message, lifeline.BadMessage):
-                    self.send({"notice": f"a control message was not understood: {message}"})
-                else:
-                    found.append(message)
-        return found
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Send, or give up after a bounded wait: a supervisor that does not read must not keep the tree alive."""
-        data = lifeline.encode(message)
-        deadline = time.monotonic() + _SEND_WITHIN
-        poll = select.poll()
-        poll.register(self.descriptor, select.POLLOUT)
-        while data and (left := deadline - time.monotonic()) > 0:
-            try:
-                data = data[os.write(self.descriptor, data) :]
-            except BlockingIOError:
-                poll.poll(left * 1000)
-            except OSError:
-                return
-
-
 class Reaper:
     """The state of one job: its command, its tracker, its record, and why it is ending."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: lifeline.ReaperEnd) -> None:
         self.wire = wire
         self._table = host_table()
         self._supervisor = os.getppid()
@@ -314,7 +256,7 @@ class Reaper:
     def _deliver(self, report: Report) -> None:
         if self._report_file is not None:
             path = self._report_file
-            self._guard(lambda: write_report(path, report))
+            self._guard(lambda: report.write(path))
         self._guard(lambda: self.wire.send({"report": report.to_json()}))
 
     def _hold(self, ending: Ending) -> None:
@@ -334,7 +276,7 @@ class Reaper:
         late = ending.run(Ladder(0, 0), cause=self._cause, ended_by="reaper")
         if self._report_file is not None:
             path = self._report_file
-            self._guard(lambda: write_report(path, late))
+            self._guard(lambda: late.write(path))
 
     def _is_empty(self) -> bool:
         return self._guard(self._tracker.empty) is True
@@ -359,20 +301,6 @@ class Reaper:
         except Exception as error:  # noqa: BLE001 - no failure of its own (a full disk, no memory) lets go of the tree
             self._note(error)
             return None
-
-
-def write_report(path: str, report: Report) -> None:
-    """Write the report's JSON, whole or not at all. Raises OSError."""
-    fresh = f"{path}.{os.getpid()}.new"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(report.to_json(), file, indent=2)
-            file.write("\n")
-        os.replace(fresh, path)
-    except OSError:
-        os.unlink(fresh)
-        raise
 
 
 def _become_subreaper() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 
 from corral.process.typed import Any, NamedTuple
@@ -67,6 +69,19 @@ class Report(NamedTuple):
             "survivors": [survivor._asdict() for survivor in self.survivors],
             "notes": list(self.notes),
         }
+
+    def write(self, path: str) -> None:
+        """Write the JSON to a file, whole or not at all. Raises OSError."""
+        fresh = f"{path}.{os.getpid()}.new"
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(self.to_json(), file, indent=2)
+                file.write("\n")
+            os.replace(fresh, path)
+        except OSError:
+            os.unlink(fresh)
+            raise
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from corral.process import ledger
 from corral.process.ending import Ending, Ladder
+from corral.process.host import host_table
 from corral.process.ledger import Entry, Rejected
 from corral.process.report import Report
 from corral.process.signals import Signaller
-from corral.process.table import Identity, ProcessTable, host_table
+from corral.process.table import Identity, ProcessTable
 from corral.process.trackers import Portable
 
 _HELD_MARGIN = 5.0

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from corral.process.typed import NamedTuple, Protocol
@@ -73,18 +72,6 @@ class ProcessTable(Protocol):
 
     def boot_id(self) -> str:
         """The same for as long as start times mean the same."""
-
-
-def host_table() -> ProcessTable:
-    """The table of this host."""
-    # os.uname and not sys.platform: a type checker must not take one of the two for unreachable.
-    if os.uname().sysname == "Linux":
-        from corral.process import procfs
-
-        return procfs
-    from corral.process import psutil_table
-
-    return psutil_table
 
 
 def account_name(uid: int) -> str:
