@@ -64,7 +64,10 @@ def main(chosen: argparse.Namespace, keeper: int) -> int:
     finally:
         ground.close()
     facts = {**output.machine(), "seconds": round(time.monotonic() - began)}
-    output.to_file(sections, facts, RESULTS)
+    try:
+        output.to_file(sections, facts, RESULTS)
+    except OSError as error:
+        say(f"the figures are not in {RESULTS.name}: {error.strerror}")
     if chosen.markdown:
         sys.stdout.write(output.to_markdown(sections, facts))
     else:

@@ -14,6 +14,7 @@ from bench import judge
 from bench.figures import Aim, Figure, Section, ratio
 from bench.ground import Ground, say
 from bench.judge import Row
+from bench.readers import host_size
 from bench.trees import Tree, bush, codex, wait_standing
 
 CONTENDERS = {
@@ -131,7 +132,7 @@ def codex_section(ground: Ground, sizes: Sequence[int], rounds: int) -> Section:
         ground.idle(size)
         say(f"ending: {tree.name} across sudo, {size:,} idle processes")
         found = measure(ground, tree, ground.person, list(CONTENDERS), rounds)
-        case = f"{size:,} idle"
+        case = f"{size:,} idle, {host_size():,} in all"
         figures += _figures(case, found)
         aims.append(_aim(case, found))
     ground.idle(0)

@@ -23,7 +23,11 @@ def reading_section(ground: Ground, sizes: Sequence[int], rounds: int) -> Sectio
         ours = next(iter(seen["ms"].values()))
         for name, times in seen["ms"].items():
             note = f"finds {seen['found'][name]}"
-            figures.append(Figure(f"{size:,} idle", name, "ms", tuple(times), ratio(times, ours), (), note))
+            figures.append(
+                Figure(
+                    f"{size:,} idle, {seen['host']:,} in all", name, "ms", tuple(times), ratio(times, ours), (), note
+                )
+            )
     ground.idle(0)
     text = "Each reader is asked in turn, by the service account, for everything below the same process."
     return Section("Reading the tree", text, tuple(figures))

@@ -22,13 +22,14 @@ def start_section(ground: Ground, rounds: int) -> Section:
         say(f"starting: {case}")
         times = ground.driver("corral").ask("starts", argv=COMMAND, user=user, rounds=rounds)
         for index, moment in enumerate(MOMENTS):
-            ours, theirs = ([took[index] for took in times[name]] for name in ("corral", "asyncio"))
+            ours, theirs, bare = ([took[index] for took in times[name]] for name in ("corral", "asyncio", "bare"))
             added = tuple(mine - plain for mine, plain in zip(ours, theirs, strict=True))
             name = f"{case}, {moment}"
             figures += [
                 Figure(name, "Job.start", "ms", tuple(ours), 1.0),
                 Figure(name, "create_subprocess_exec", "ms", tuple(theirs), ratio(theirs, ours)),
                 Figure(name, "added", "ms", added),
+                Figure(name, "a bare interpreter, start to end", "ms", tuple(bare), ratio(bare, ours)),
             ]
         aims.append(Aim(f"{case}: added until the first line", statistics.median(added), STARTS_WITHIN, "ms"))
     text = "The same shell that says a word and waits; across sudo the rival is sudo started by hand."

@@ -194,7 +194,7 @@ class Ending:
         ]
         members = {process.identity for process in self._tracker.members()}
         rows = [row for row in rows if row.identity not in members]
-        return [row for row in rows if (now := self._table.read(row.pid)) and now.identity == row.identity]
+        return [row for row in rows if self._table.start_time(row.pid) == row.start_time]
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

@@ -91,6 +91,12 @@ def read(pid: int) -> Process | None:
     )
 
 
+def start_time(pid: int) -> int | None:
+    """The start time of the process that has this pid now, or None if it is gone or hidden."""
+    line = stat(pid)
+    return line.start_time if line is not None else None
+
+
 def scan() -> Iterator[Process]:
     """Every process of the host that may be read; the newest pids first, because they are the ones that do not stay."""
     for pid in sorted(_pids(), reverse=True):

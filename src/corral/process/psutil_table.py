@@ -33,6 +33,14 @@ def read(pid: int) -> Process | None:
         return None
 
 
+def start_time(pid: int) -> int | None:
+    """The start time of the process that has this pid now, or None."""
+    try:
+        return round(psutil.Process(pid).create_time() * 1_000_000)
+    except (psutil.Error, OSError):
+        return None
+
+
 def scan() -> Iterator[Process]:
     """Every process of the host that may be read, the newest pids first."""
     for pid in sorted(psutil.pids(), reverse=True):

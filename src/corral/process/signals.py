@@ -160,8 +160,7 @@ class Signaller:
         # the kernel hides it (hidepid=2) it could not be had.
         if process.ppid == os.getpid() and not process.readable:
             return True
-        now = self._table.read(process.pid)
-        return now is not None and now.identity == process.identity
+        return self._table.start_time(process.pid) == process.start_time
 
     def count(self, name: str, processes: Iterable[Process]) -> None:
         """Note that these were sent a signal."""

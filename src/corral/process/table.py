@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Iterator
 
 from corral.process.typed import NamedTuple, Protocol
@@ -14,6 +15,8 @@ Identity = tuple[int, int]
 
 UNKNOWN = -1
 """A number the kernel would not show (hidepid=2 hides the files of other accounts)."""
+
+_names = {UNKNOWN: "?"}
 
 
 class Process(NamedTuple):
@@ -61,6 +64,9 @@ class ProcessTable(Protocol):
     def read(self, pid: int) -> Process | None:
         """The process, or None if there is none with that pid that may be read."""
 
+    def start_time(self, pid: int) -> int | None:
+        """The start time of the process that has this pid now, or None if there is none that may be read."""
+
     def scan(self) -> Iterator[Process]:
         """Every process that may be read, zombies included, the newest pids first. Its cost grows with the host."""
 
@@ -76,11 +82,10 @@ class ProcessTable(Protocol):
 
 def account_name(uid: int) -> str:
     """The account's name, or its number where it has none ('?' where the kernel would not say)."""
-    if uid == UNKNOWN:
-        return "?"
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    # Looked up once: a directory service can take milliseconds, and a tree of a thousand asks a thousand times.
+    if uid not in _names:
+        try:
+            _names[uid] = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            _names[uid] = str(uid)
+    return _names[uid]
