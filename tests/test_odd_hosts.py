@@ -91,8 +91,8 @@ class TestFullDisk:
         small = service.folder / "small"
         driver.start_job(list(plan.argv), state_dir=str(small), report_file=None, kill=20)
         plan.wait_ready(service.judge.alive)
-        wait_until(lambda: len(driver.ask("tree")) >= 1500, 20)
-        # The record of 1,500 members does not fit; wait until the reaper has looked at them, which the note tells.
+        # The record of 1,500 members does not fit, and the supervisor is told when the reaper finds that out.
+        wait_until(lambda: any("No space left" in notice for notice in driver.ask("notices")), 30)
         report = driver.end()
         assert service.judge.alive(but=[driver.pid]) == [], report
         assert verdict(report) == PROVEN

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from corral import __version__
 
@@ -26,6 +29,23 @@ StateDir = Annotated[
         "--state-dir", metavar="DIR", help="The ledger's folder. Default: the platform's folder for a user's state."
     ),
 ]
+
+
+class Approval(StrEnum):
+    """Before the agent leaves its sandbox."""
+
+    ASK = "ask"
+    NEVER = "never"
+
+
+class Sandbox(StrEnum):
+    """Codex's words."""
+
+    READ_ONLY = "read-only"
+    WORKSPACE_WRITE = "workspace-write"
+    DANGER_FULL_ACCESS = "danger-full-access"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
 
 
@@ -43,7 +63,24 @@ def _root(
         raise typer.Exit
 
 
+# click's own, or the copy of it that newer typers carry.
+_USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
+
+
+class _Run(TyperCommand):
+    """Usage errors of `corral run` are 125: every other status is the command's."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """As its parent's."""
+        try:
+            return super().make_context(*arguments, **options)
+        except _USAGE_ERROR as error:
+            vars(error)["exit_code"] = 125
+            raise
+
+
 @app.command(
+    cls=_Run,
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
     help="""Run a command; when it exits, or you end it, end all that it started.
 
@@ -129,7 +166,7 @@ def ps(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     help="""End what dead supervisors left.
 
 A job whose supervisor and reaper were both killed leaves its tree behind with its record; this ends it. Jobs whose
-supervisor lives are left alone. `corral serve` does the same when it starts.
+supervisor lives are left alone.
 
 **Exit status**: 0 when nothing is left, 1 otherwise.
 
@@ -159,9 +196,102 @@ def sweep(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     raise typer.Exit(0 if result.clean else 1)
 
 
+@app.command(
+    help="""Talk with Codex in the terminal; when you leave, nothing that it started is left running.
+
+A line is a message; `/stop` `/new` `/restart` `/status` `/help` `/quit` act at once, even while a turn runs, and Ctrl-C
+stops the turn. Without a terminal it reads a message a line and ends after the last turn.
+
+Codex is the one on your PATH, with your settings and your login; else the one of `pip install openai-codex-cli-bin`.
+
+**Exit status**: 0; 1 if Codex could not be started, if something survived its end, or if a turn failed and there is no
+terminal; 128+N after signal N.
+
+**Examples**
+
+    corral chat
+
+    corral chat --user daniel
+
+    echo "what is in this folder?" | corral chat --json | jq -c .
+
+    corral chat --offline
+"""
+)
+def chat(
+    person: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who speaks, as `corral ps` shows it. Default: the account.")
+    ] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="The agent. This version knows `codex`.")] = "codex",
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="The account to run as, through `sudo -n`.")
+    ] = None,
+    approval: Annotated[
+        Approval, typer.Option(help="What Codex does before it leaves its sandbox; `ask` without a terminal means no.")
+    ] = Approval.ASK,
+    sandbox: Annotated[Sandbox, typer.Option(help="Codex's sandbox.")] = Sandbox.WORKSPACE_WRITE,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="A scripted model on the loopback: no account, no network.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One event a line as JSON, for programs.")] = False,
+    state_dir: StateDir = None,
+) -> None:
+    """Talk with Codex."""
+    from corral.backends.codex import find_codex
+    from corral.backends.errors import EngineNotFoundError
+    from corral.chat import terminal
+    from corral.demo import offline as offline_model
+
+    if engine != "codex":
+        say(f"there is no engine {engine!r} in this version: --engine codex is the only one")
+        raise typer.Exit(2)
+    try:
+        command = find_codex()
+    except EngineNotFoundError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
+    options = terminal.ChatOptions(
+        command,
+        user=terminal.account_for(user),
+        person=person or user or "",
+        approval=approval.value,
+        sandbox=sandbox.value,
+        as_json=as_json,
+        state_dir=state_dir,
+    )
+    raise typer.Exit(asyncio.run(offline_model.chat(options) if offline else terminal.run(options)))
+
+
+@app.command(
+    help="""See it work, with no account and no network: the real Codex, a scripted model on the loopback.
+
+Codex starts a server that calls setsid; `/stop` ends it all and proves it. Then the same under `corral run`, which is
+killed with SIGKILL. As root, Codex runs under another account (one of the system's own that has no processes), else
+under yours. On a terminal it then offers a chat. It leaves nothing behind.
+
+**Exit status**: 0 if everything was proven, 1 if not.
+
+**Examples**
+
+    corral demo
+
+    sudo corral demo
+"""
+)
+def demo() -> None:
+    """See it work."""
+    from corral.demo import show
+
+    raise typer.Exit(show.main())
+
+
 def main() -> None:
     """Entry point of the `corral` program."""
-    app()
+    try:
+        app()
+    except KeyboardInterrupt:
+        # Before anything was started that could be ended.
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 if __name__ == "__main__":

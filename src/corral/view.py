@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -21,9 +22,9 @@ _VERDICTS = {
 }
 
 
-def console() -> Console:
-    """Standard output; plain, and as wide as a line needs, where it is not a terminal."""
-    return Console(highlight=False, soft_wrap=True)
+def console(file: IO[str] | None = None) -> Console:
+    """Standard output, or `file`; plain, and as wide as a line needs, where it is not a terminal."""
+    return Console(file=file, highlight=False, soft_wrap=True)
 
 
 def jobs(found: Sequence[LiveJob]) -> RenderableType:

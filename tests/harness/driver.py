@@ -21,6 +21,8 @@ async def _answer(job: Job | None, order: dict[str, Any]) -> tuple[Job | None, A
         raise RuntimeError("no job was started")
     if what == "tree":
         return job, [{"pid": one.pid, "ppid": one.ppid, "depth": one.depth, "uid": one.uid} for one in job.tree()]
+    if what == "notices":
+        return job, job.notices
     if what == "wait":
         return job, await job.wait()
     report = await (job.end(**order) if what == "end" else job.ended())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
+    from corral.process.ending import Ladder
     from corral.process.errors import JobError, LedgerError, StartError
     from corral.process.job import DEVNULL, INHERIT, PIPE, Job
     from corral.process.jobs import LiveJob, live_jobs
@@ -31,6 +32,7 @@ __all__ = [
     "PIPE",
     "Job",
     "JobError",
+    "Ladder",
     "LedgerError",
     "LiveJob",
     "Process",
@@ -50,6 +52,7 @@ _HOME = {
     "PIPE": "job",
     "Job": "job",
     "JobError": "errors",
+    "Ladder": "ending",
     "LedgerError": "errors",
     "LiveJob": "jobs",
     "Process": "table",

@@ -6,9 +6,10 @@ import errno
 import os
 import pwd
 import signal
+import stat
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from corral.process import mark as marks
 from corral.process import procfs, sudo
@@ -44,21 +45,24 @@ class Started(NamedTuple):
     uid: int
 
 
-def start(command: Command) -> Started:
-    """Start it, in a session of its own, over this process's standard streams. Raises StartError, with nothing left."""
+def start(command: Command, ignored: Collection[int] = ()) -> Started:
+    """Start it, in a session of its own, over this process's standard streams. Raises StartError, with nothing left.
+
+    ignored: the signals that the supervisor ignored (nohup), and that the command is to ignore as well.
+    """
     if not command.argv:
         raise StartError("invalid", "there is no command to run")
     account = _account(command.user)
     if account.pw_uid == os.getuid():
-        pid = _spawn(command.argv, command.env, command.cwd or _enterable(command.here), command.mark)
+        pid = _spawn(command.argv, command.env, command.cwd or _enterable(command.here), command.mark, ignored)
         return Started(pid, account.pw_name, account.pw_uid)
-    program = sudo.find(command.env.get("PATH"))
+    program = sudo.find()
     if program is None:
         raise StartError("sudo_missing", f"running as {account.pw_name} needs sudo, and there is none: install sudo")
     directory = _directory_for_sudo(command.cwd, account)
     here = command.here if _barred(command.here, account) is None else "/"
     line = sudo.command_line(program, account.pw_name, command.argv, preserve=command.preserve, directory=directory)
-    pid = _spawn(line, command.env, "/" if directory else command.cwd or _enterable(here), command.mark)
+    pid = _spawn(line, command.env, "/" if directory else command.cwd or _enterable(here), command.mark, ignored)
     _confirm(pid, command, account, program)
     return Started(pid, account.pw_name, account.pw_uid)
 
@@ -81,7 +85,7 @@ def _account(user: str | None) -> pwd.struct_passwd:
         raise StartError("unknown_user", f"there is no account named {user!r} on this host") from None
 
 
-def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: int) -> int:
+def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: int, ignored: Collection[int]) -> int:
     reading, writing = os.pipe()
     try:
         pid = os.fork()
@@ -91,7 +95,7 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: i
         text = f"the host refuses another process ({error.strerror}): end some, or raise the limit"
         raise StartError("fork", text) from error
     if pid == 0:
-        _become(argv, env, cwd, mark, writing)
+        _become(argv, env, cwd, mark, ignored, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         # Closed by exec: an empty answer means that the command runs.
@@ -103,15 +107,23 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: i
     raise _exec_error(stage.decode(), int(number), argv[0], cwd)
 
 
-def _become(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: int, writing: int) -> NoReturn:
+def _become(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str | None,
+    mark: int,
+    ignored: Collection[int],
+    writing: int,
+) -> NoReturn:
     stage = "setup"
     try:
         signal.set_wakeup_fd(-1)
         os.setsid()
         # Python ignores these two, and what is ignored stays ignored over exec.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        for spared in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(spared, signal.SIG_DFL)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
         if mark:
             marks.apply(mark)
         stage = "cwd"
@@ -146,10 +158,18 @@ def _directory_for_sudo(cwd: str | None, account: pwd.struct_passwd) -> str | No
     """The folder that sudo must enter itself (-D), because this account may not; None if a plain chdir does."""
     if cwd is None:
         return None
+    try:
+        is_folder = stat.S_ISDIR(os.stat(cwd).st_mode)
+    except FileNotFoundError:
+        is_folder = False
+    except OSError:
+        return cwd  # This account cannot even look; sudo can.
+    if not is_folder:
+        raise StartError("cwd", f"{cwd} is not a folder: make it, or choose another")
     if (barred := _barred(cwd, account)) is not None:
         text = f"{account.pw_name} may not enter {barred}: give it the right to, or choose another folder than {cwd}"
         raise StartError("cwd", text)
-    return None if os.path.isdir(cwd) and os.access(cwd, os.X_OK) else cwd
+    return None if os.access(cwd, os.X_OK) else cwd
 
 
 def _enterable(folder: str) -> str:
@@ -165,13 +185,13 @@ def _barred(cwd: str, account: pwd.struct_passwd) -> str | None:
     for part in ["/", *os.path.abspath(cwd).strip("/").split("/")]:
         folder = os.path.join(folder, part)
         try:
-            status = os.stat(folder)
+            mode = os.stat(folder)
             if sys.platform == "linux" and "system.posix_acl_access" in os.listxattr(folder):
                 continue
         except OSError:
             return None
-        shift = 6 if status.st_uid == account.pw_uid else 3 if status.st_gid in groups else 0
-        if not status.st_mode >> shift & 1:
+        shift = 6 if mode.st_uid == account.pw_uid else 3 if mode.st_gid in groups else 0
+        if not mode.st_mode >> shift & 1:
             return folder
     return None
 
@@ -211,33 +231,37 @@ def _has_started(pid: int, uid: int) -> bool:
 
 
 def _why_refused(command: Command, account: pwd.struct_passwd, program: str, ran: bool) -> StartError | None:
-    user, service = account.pw_name, account_name(os.getuid())
-    name = command.argv[0]
+    user, name = account.pw_name, command.argv[0]
     listed = sudo.run([program, "-n", "-u", user, "-l", "--", *command.argv])
-    wanted = sudo.rule(
-        service,
+    advice = "add to sudoers: " + sudo.rule(
+        account_name(os.getuid()),
         user,
         _full_path(name, command.env.get("PATH", os.defpath)),
         environment=bool(command.preserve),
         directory=command.cwd is not None,
     )
-    advice = f"add to sudoers: {wanted}"
-    if listed.status is None:
-        return StartError("internal", f"sudo could not be asked about {name}: {listed.message}")
     if listed.status == 0:
-        if ran:
-            return None
-        more = " or does not pass on these variables" if command.preserve else ""
-        return StartError("sudo_password", f"sudo knows {name} as {user}, but asks for a password{more}: {advice}")
+        return None if ran else _known_but_not_run(command, user, advice)
     if "command not found" in listed.message:
         if os.path.exists(name):
             return StartError("not_executable", f"{name} cannot be executed by {user}: check its mode")
         return StartError("not_found", f"{name}: command not found by sudo; name its full path")
-    if "password" in listed.message:
-        return StartError(
-            "sudo_password", f"sudo has no rule for {name} as {user} that works without a password: {advice}"
-        )
-    return StartError("sudo_rule", f"sudo has no rule for {name} as {user}: {advice}")
+    if "password is required" in listed.message:
+        text = f"sudo has no rule for {name} as {user} that works without a password: {advice}"
+        return StartError("sudo_password", text)
+    if not listed.message:
+        return StartError("sudo_rule", f"sudo has no rule for {name} as {user}: {advice}")
+    return StartError("sudo_refused", f"sudo does not run {name} as {user}: {listed.message}")
+
+
+def _known_but_not_run(command: Command, user: str, advice: str) -> StartError:
+    """sudo lists the command and yet did not run it: a tag of its rule is missing, and which one sudo says itself."""
+    reasons, kind = ["asks for a password"], "sudo_password"
+    if command.preserve:
+        reasons, kind = [*reasons, "does not pass on " + ", ".join(command.preserve)], "sudo_environment"
+    if command.cwd is not None:
+        reasons, kind = [*reasons, f"may not start in {command.cwd}"], "cwd"
+    return StartError(kind, f"sudo knows {command.argv[0]} as {user}, but {' or '.join(reasons)}: {advice}")
 
 
 def _full_path(name: str, path: str) -> str:
@@ -247,4 +271,4 @@ def _full_path(name: str, path: str) -> str:
         candidate = os.path.join(folder, name)
         if os.access(candidate, os.X_OK):
             return candidate
-    return name
+    return f"/full/path/of/{name}"

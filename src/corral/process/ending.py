@@ -78,6 +78,13 @@ class Ending:
             deadline = time.monotonic() + ladder.kill
             while not empty and time.monotonic() < deadline:
                 empty = self._guarded(lambda: self.kill_until(deadline))
+        if empty and self._tracker.blind and self._tracker.proof is None:
+            # The verdict must not claim what could not be looked for.
+            empty = False
+            self._note(
+                "the processes of other accounts are hidden from this one (hidepid), so nobody can say whether some "
+                "are left: look as root, or mount /proc with gid= of a group of this account's"
+            )
         survivors = () if empty else self._survivors()
         return Report(
             verdict=judge(self._tracker.proof, empty, survivors),

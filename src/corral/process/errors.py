@@ -10,8 +10,8 @@ class JobError(Exception):
 class StartError(JobError):
     """The command was not started; nothing is left running.
 
-    kind is one of `not_found`, `not_executable`, `cwd`, `unknown_user`, `sudo_rule`, `sudo_password`, `sudo_missing`,
-    `fork`, `ledger`, `invalid`, `internal`.
+    kind is one of `not_found`, `not_executable`, `cwd`, `unknown_user`, `sudo_missing`, `sudo_rule`, `sudo_password`,
+    `sudo_environment`, `sudo_refused`, `fork`, `ledger`, `invalid`, `internal`.
     """
 
     def __init__(self, kind: str, message: str) -> None:

@@ -31,8 +31,12 @@ async def run(
 ) -> int:
     """Run argv over this process's standard streams until its tree is gone; the exit status of the contract.
 
-    TERM, INT and HUP end the tree; a second one takes away the grace. `say` gets sentences for the person.
+    TERM, INT and HUP end the tree; a second one takes away the grace. A HUP that was ignored at the start (nohup) stays
+    ignored. `say` gets sentences for the person.
     """
+    ender = _Ender()
+    # Before the start, which takes its time: a signal that comes meanwhile ends the job as soon as it is there.
+    ender.listen()
     try:
         job = await Job.start(
             argv,
@@ -45,12 +49,13 @@ async def run(
             report_file=report_file,
             state_dir=state_dir,
             tracker=tracker,
-            label="run",
         )
     except StartError as error:
         say(str(error))
         return _STATUS_OF_KIND.get(error.kind, FAILED)
-    report = await _until_ended(job)
+    ender.take(job)
+    report = await job.ended()
+    await ender.finish()
     for notice in (*job.notices, *report.notes):
         say(notice)
     if not report.empty:
@@ -61,21 +66,41 @@ async def run(
     return status if status >= 0 else 128 - status
 
 
-async def _until_ended(job: Job) -> Report:
-    loop = asyncio.get_running_loop()
-    endings: set[asyncio.Task[Report]] = set()
+class _Ender:
+    """Turns signals to this process into endings of the job."""
 
-    def end() -> None:
-        endings.add(loop.create_task(job.end(grace=0 if endings else None)))
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._job: Job | None = None
+        self._asked = 0
+        self._endings: set[asyncio.Task[Report]] = set()
+        self._numbers: list[signal.Signals] = []
 
-    for number in _ENDING_SIGNALS:
-        loop.add_signal_handler(number, end)
-    try:
-        return await job.ended()
-    finally:
+    def listen(self) -> None:
         for number in _ENDING_SIGNALS:
-            loop.remove_signal_handler(number)
-        await asyncio.gather(*endings)
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            self._loop.add_signal_handler(number, self._ask)
+            self._numbers.append(number)
+
+    def take(self, job: Job) -> None:
+        self._job = job
+        if self._asked:
+            self._end()
+
+    async def finish(self) -> None:
+        for number in self._numbers:
+            self._loop.remove_signal_handler(number)
+        await asyncio.gather(*self._endings)
+
+    def _ask(self) -> None:
+        self._asked += 1
+        if self._job is not None:
+            self._end()
+
+    def _end(self) -> None:
+        assert self._job is not None
+        self._endings.add(self._loop.create_task(self._job.end(grace=None if self._asked == 1 else 0)))
 
 
 def survivors_text(report: Report) -> list[str]:

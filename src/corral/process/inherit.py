@@ -73,7 +73,11 @@ class Inheritance(NamedTuple):
             except RuntimeError:
                 pass  # The loop was closed meanwhile: the tree has ended, and nobody waits for the report.
 
-        threading.Thread(target=work, name=f"corral-inherit-{self.job_id}").start()
+        try:
+            threading.Thread(target=work, name=f"corral-inherit-{self.job_id}").start()
+        except RuntimeError:
+            # No room for a thread, perhaps because of this very tree. Better a loop that waits than a tree let go.
+            work()
 
     def end(self) -> tuple[Report, int | None]:
         """End the tree. Never raises."""
@@ -93,12 +97,13 @@ class Inheritance(NamedTuple):
         except (LedgerError, OSError) as error:
             notes.append(f"the record could not be read ({error}): the job's mark had to do")
         table = host_table()
+        person = _uid(self.user)
         tracker: Tracker
         if self.adopts and sys.platform == "linux":
-            tracker = Adopted(seeds, self.mark, on_exit)
+            tracker = Adopted(seeds, self.mark, on_exit, person=person)
         else:
-            tracker = Portable(table, seeds, mark=self.mark if self.adopts else 0)
-        ending = Ending(tracker, Signaller(table, person=_uid(self.user)), table, time.sleep, mark=self.mark)
+            tracker = Portable(table, seeds, mark=self.mark if self.adopts else 0, person=person)
+        ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=self.mark)
         ending.notes.extend(notes)
         report = ending.run(self.ladder, cause="reaper_died", ended_by="supervisor")
         if claim is not None:

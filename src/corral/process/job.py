@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
 INHERIT = None
 
-TRACKERS = ("auto", "subreaper", "subreaper-scan", "portable")
+TRACKERS = ("auto", "subreaper-scan", "portable")
 
 _START_WITHIN = 30.0
 _REAPER_MARGIN = 10.0
@@ -100,7 +101,8 @@ class Job:
         grace, kill: seconds from TERM to KILL, and for the rounds of KILL before survivors are reported.
         report_file: where the reaper writes the report's JSON when the tree has ended, whether or not the supervisor
             lives to see it.
-        tracker: `auto`, or `portable` to do as a host without subreapers must.
+        tracker: `auto`; `portable` to do as a host without subreapers must; `subreaper-scan` to do as one without
+            children files must.
 
         Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either.
         """
@@ -180,7 +182,7 @@ class Job:
 
     def tree(self) -> list[Process]:
         """The living tree now, parents before children; the command has depth 1. Empty on hosts without /proc."""
-        if self._report.done() or sys.platform != "linux":
+        if (self.report is not None and self.report.empty) or sys.platform != "linux":
             return []
         return [process for process in procfs.descendants(self.reaper_pid) if process.living]
 
@@ -196,7 +198,7 @@ class Job:
         await asyncio.sleep(0)
 
     async def _begin(self, config: dict[str, Any], streams: tuple[int | None, int | None, int | None]) -> None:
-        own, theirs = socket.socketpair()
+        own, theirs = (_above_the_streams(end) for end in socket.socketpair())
         own.setblocking(False)
         self._adopts = config["tracker"] != "portable"
         if self._adopts:
@@ -336,7 +338,7 @@ class Job:
             self._collecting += pause
             self._loop.call_later(pause, self._collect_reaper)
             return
-        if self._told is not None:
+        if self._told is not None and self._told.empty:
             self._stop_adopting()
             # Only now: an empty verdict covers the reaper too.
             self._finish(self._told)
@@ -344,7 +346,7 @@ class Job:
             self._inherit()
 
     def _inherit(self) -> None:
-        """The reaper was killed: the tree has fallen to this process, which ends it."""
+        """The reaper was killed: the tree, or what it still held of it, has fallen to this process, which ends it."""
         if not self._started.done():
             self._started.set_exception(StartError("internal", "the reaper died before it could start the command"))
         seeds = {(self.pid, self._start_time)} if self.pid > 0 else set()
@@ -387,6 +389,15 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's own
         self._job.on_lifeline_closed()
+
+
+def _above_the_streams(end: socket.socket) -> socket.socket:
+    # Where the caller has closed its standard streams, a new socket would get the number of one of them.
+    if end.fileno() > 2:
+        return end
+    above = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+    end.close()
+    return socket.socket(fileno=above)
 
 
 def _here() -> str:

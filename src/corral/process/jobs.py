@@ -6,6 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 from corral.process import ledger, procfs
+from corral.process import mark as marks
 from corral.process.host import host_table
 from corral.process.ledger import Entry
 from corral.process.table import Process, ProcessTable, account_name
@@ -72,7 +73,8 @@ def _look(table: ProcessTable, entry: Entry) -> LiveJob:
         tree = [process for process in procfs.descendants(reaper.pid) if process.living]
     else:
         rows = list(table.scan())
-        tree = [process for process in grow(rows, [r for r in rows if r.identity in entry.members]) if process.living]
+        seeds = [row for row in rows if row.identity in entry.members or marks.carries(row.pid, entry.mark)]
+        tree = [process for process in grow(rows, seeds) if process.living]
     state = "running" if supervisor and reaper else "ending" if reaper or supervisor else "orphaned"
     return LiveJob(entry, state, reaper, tuple(tree))
 

@@ -196,9 +196,14 @@ def claim(path: str) -> Claim | None:
 def entries(state_dir: str) -> list[Entry | Rejected]:
     """All records, oldest first. An absent folder holds none. Raises LedgerError for a folder that is not ours."""
     folder = os.path.join(state_dir, "jobs")
-    if not os.path.isdir(folder):
+    try:
+        _check_folder(folder)
+    except FileNotFoundError:
         return []
-    _check_folder(folder)
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger {folder} cannot be read ({error.strerror}): ask as the account it belongs to"
+        ) from error
     try:
         key = _load_key(folder, make=False)
     except OSError:

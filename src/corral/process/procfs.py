@@ -104,6 +104,11 @@ def scan() -> Iterator[Process]:
             yield process
 
 
+def hides_others() -> bool:
+    """Whether /proc is mounted so that this account sees only its own (hidepid): then init is hidden too."""
+    return stat(1) is None
+
+
 def births() -> int | None:
     """The kernel's count of forks since boot (proc_stat(5), `processes`).
 

@@ -36,7 +36,8 @@ def read(pid: int) -> Process | None:
 def start_time(pid: int) -> int | None:
     """The start time of the process that has this pid now, or None."""
     try:
-        return round(psutil.Process(pid).create_time() * 1_000_000)
+        created: float = psutil.Process(pid).create_time()
+        return round(created * 1_000_000)
     except (psutil.Error, OSError):
         return None
 
@@ -46,6 +47,11 @@ def scan() -> Iterator[Process]:
     for pid in sorted(psutil.pids(), reverse=True):
         if (row := read(pid)) is not None:
             yield row
+
+
+def hides_others() -> bool:
+    """False: psutil lists every account's processes, with identity, wherever it runs."""
+    return False
 
 
 def births() -> int | None:

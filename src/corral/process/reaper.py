@@ -40,6 +40,7 @@ _RETRY_FIRST, _RETRY_LAST = 0.5, 60.0
 def main(descriptor: int) -> None:
     """Be the reaper of the job that the supervisor at the other end of the lifeline asks for."""
     _name_process("corral-reaper")
+    _open_streams()
     reaper = Reaper(lifeline.ReaperEnd(descriptor))
     config = reaper.wire.first("start", _CONFIG_WITHIN)
     if config is not None:
@@ -63,8 +64,9 @@ class Reaper:
         self._record: Record | None = None
         self._notes: list[str] = []
         self._poked = False
+        self._ignored: list[int] = []
         self._mark = 0
-        self._tracker: Tracker = Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor])
+        self._tracker: Tracker = self._portable(os.getuid())
         self._signaller = Signaller(self._table, person=os.getuid())
         self._report_file: str | None = None
 
@@ -103,16 +105,21 @@ class Reaper:
         if not portable:
             # Before the command starts: from then on nothing that fails here lets go of it.
             self._tracker = Subreaper(self._on_exit, by_scan=config["tracker"] == "subreaper-scan")
-        started = command.start(request)
+        started = command.start(request, self._ignored)
         self._started = started
         command.release_streams()
         self._signaller = Signaller(self._table, person=started.uid)
         process = self._table.read(started.pid) or Process(started.pid)
-        if isinstance(self._tracker, Portable):
-            self._tracker.follow(process)
+        if portable:
+            tracker = self._portable(started.uid)
+            tracker.follow(process)
+            self._tracker = tracker
         self.wire.send({"started": {"pid": started.pid, "start_time": process.start_time, "user": started.user}})
         self._write_members([process])
         self._check_rule(started)
+
+    def _portable(self, person: int) -> Portable:
+        return Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor], person=person)
 
     def _header(self, config: dict[str, Any], request: Command) -> dict[str, Any]:
         def identity(pid: int) -> tuple[int, int]:
@@ -147,6 +154,8 @@ class Reaper:
 
     def _listen(self) -> None:
         """Turn signals and the supervisor's end into something to poll for."""
+        # A supervisor with threads that wait for signals has them blocked, and a mask is inherited.
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         reading, writing = os.pipe()
         for descriptor in (reading, writing):
             os.set_blocking(descriptor, False)
@@ -154,7 +163,8 @@ class Reaper:
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_term)
+            if signal.signal(number, self._on_term) is signal.SIG_IGN:
+                self._ignored.append(number)
         self._poll = select.poll()
         self._poll.register(reading, select.POLLIN)
         self._poll.register(self.wire.descriptor, select.POLLIN)
@@ -288,7 +298,10 @@ class Reaper:
             self._record.add(process.identity for process in members if process.readable)
             self._record.compact([process.identity for process in members if process.readable])
         except OSError as error:
-            self._note(f"the ledger could not be refreshed ({error.strerror}): a sweep would know less of this tree")
+            text = f"the ledger could not be refreshed ({error.strerror}): a sweep would know less of this tree"
+            if text not in self._notes:
+                self.wire.send({"notice": text})
+            self._note(text)
 
     def _note(self, what: object) -> None:
         text = what if isinstance(what, str) else f"{type(what).__name__}: {what}"
@@ -306,6 +319,16 @@ class Reaper:
 def _become_subreaper() -> bool:
     """Adopt every descendant that loses its parent (prctl(2), PR_SET_CHILD_SUBREAPER). False where there is none."""
     return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def _open_streams() -> None:
+    """Where the supervisor has closed a standard stream, its number must not go to something of the reaper's own."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # The lowest free number is this one.
+            os.set_inheritable(descriptor, True)
 
 
 def _name_process(name: str) -> None:

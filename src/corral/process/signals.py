@@ -12,7 +12,7 @@ from corral.process.table import UNKNOWN, Identity, Process, ProcessTable, accou
 
 
 def innermost_first(processes: Iterable[Process]) -> list[Process]:
-    """Children before their parents, so that no parent sees its child die and starts another."""
+    """Children before their parents: where a batch stops halfway, what is left still hangs on its parents."""
     return sorted(processes, key=lambda process: -process.depth)
 
 

@@ -28,9 +28,9 @@ class Outcome(NamedTuple):
     message: str
 
 
-def find(path: str | None = None) -> str | None:
-    """The sudo of this host, or None."""
-    for folder in [*(path or os.environ.get("PATH", "")).split(os.pathsep), *_PLACES]:
+def find() -> str | None:
+    """The sudo of this host, by this process's own PATH (never by one that is meant for a person), or None."""
+    for folder in [*os.environ.get("PATH", "").split(os.pathsep), *_PLACES]:
         candidate = os.path.join(folder, "sudo")
         if folder and os.access(candidate, os.X_OK):
             return candidate

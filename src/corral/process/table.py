@@ -70,6 +70,9 @@ class ProcessTable(Protocol):
     def scan(self) -> Iterator[Process]:
         """Every process that may be read, zombies included, the newest pids first. Its cost grows with the host."""
 
+    def hides_others(self) -> bool:
+        """Whether this account may not see the processes of others, so that not finding any means nothing."""
+
     def births(self) -> int | None:
         """How many processes and threads the host has ever started; None where it does not count them."""
 

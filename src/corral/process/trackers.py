@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 
 from corral.process import mark as marks
 from corral.process import procfs
 from corral.process.report import NO_CHILDREN
-from corral.process.table import Identity, Process, ProcessTable
+from corral.process.table import UNKNOWN, Identity, Process, ProcessTable
 from corral.process.typed import Protocol
 
 _WALL = 0x40000000
@@ -25,17 +26,20 @@ _WALL = 0x40000000
 _LOOKS = 20
 """A look can miss a chain that hands on from process to process; one during which the host started nobody cannot. On a
 host that is never calm, this many looks in a row must find nothing."""
-_LOOKS_UNCOUNTED = 3
-"""The same on a host that does not count whom it starts, where nothing can be had from waiting for calm."""
+_LEAST_LOOKS, _LOOKING = 3, 1.0
+"""This many are enough where a look takes long (more seconds than that altogether), or where nothing can be had from
+waiting for calm because the host does not count whom it starts."""
 
 
 def _nothing_found(look: Callable[[], list[Process]], births: Callable[[], int | None]) -> bool:
-    for number in range(_LOOKS):
+    enough = time.monotonic() + _LOOKING
+    for number in range(1, _LOOKS + 1):
         before = births()
         if look():
             return False
         calm = before is not None and before == births()
-        if calm or (before is None and number + 1 >= _LOOKS_UNCOUNTED):
+        patient = before is not None and time.monotonic() < enough
+        if calm or (not patient and number >= _LEAST_LOOKS):
             return True
     return True
 
@@ -61,6 +65,10 @@ class Tracker(Protocol):
         """What `empty` rests on: `no_children` for the kernel's word, None for a scan."""
 
     @property
+    def blind(self) -> bool:
+        """Whether members may be hidden from it, so that finding none is not even a scan's word."""
+
+    @property
     def freezes(self) -> bool:
         """Whether members must be stopped before they are killed, because those that get lost stay lost."""
 
@@ -69,6 +77,7 @@ class Subreaper:
     """Everything below this process, which is a child subreaper and has no children but the job's."""
 
     proof: str | None = NO_CHILDREN
+    blind = False
     freezes = False
 
     def __init__(self, on_exit: Callable[[int, int], None], *, by_scan: bool = False) -> None:
@@ -112,8 +121,10 @@ class Portable:
         on_exit: Callable[[int, int], None] = _forget,
         mark: int = 0,
         spares: Iterable[int] = (),
+        person: int = UNKNOWN,
     ) -> None:
         self._table = table
+        self.blind = person != os.getuid() and table.hides_others()
         self._known: set[Identity] = set(seeds)
         self._on_exit = on_exit
         self._collects: set[int] = set()
@@ -168,7 +179,10 @@ class Adopted:
 
     freezes = False
 
-    def __init__(self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None], *, person: int
+    ) -> None:
+        self.blind = person != os.getuid() and procfs.hides_others()
         self._known: set[Identity] = set(seeds)
         self._mark = mark
         self._on_exit = on_exit

@@ -1,0 +1,1 @@
+"""Front ends: each turns what a person types into calls of a conversation, and shows that person its events."""

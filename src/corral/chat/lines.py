@@ -1,0 +1,70 @@
+"""Lines from a descriptor, handed over as they come, with no thread that could hold up the exit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+CHUNK = 64 * 1024  # bytes
+
+
+class Lines:
+    """Reads a terminal, a pipe or a file: `on_line` gets each line without its end, `on_end` is called once, last.
+
+    The descriptor stays in blocking mode: O_NONBLOCK belongs to the open file, which the shell and standard output
+    share with this process. It is read only when the loop says that there is something to read.
+    """
+
+    def __init__(self, descriptor: int, on_line: Callable[[str], None], on_end: Callable[[], None]) -> None:
+        self._descriptor = descriptor
+        self._on_line = on_line
+        self._on_end = on_end
+        self._rest = b""
+        self._ended = False
+        self._loop = asyncio.get_running_loop()
+        self._pump: asyncio.TimerHandle | asyncio.Handle | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        try:
+            self._loop.add_reader(self._descriptor, self._read)
+        except PermissionError:
+            # epoll takes no plain files and no /dev/null; they never make a reader wait.
+            self._pump = self._loop.call_soon(self._read_on)
+        except OSError:
+            self._end()  # a closed descriptor
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._pump is not None:
+            self._pump.cancel()
+        else:
+            self._loop.remove_reader(self._descriptor)
+        self._ended = True
+
+    def _read_on(self) -> None:
+        self._read()
+        if not self._ended:
+            self._pump = self._loop.call_soon(self._read_on)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, CHUNK)
+        except OSError:  # the terminal is gone (EIO)
+            data = b""
+        if not data:
+            self._end()
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if not self._ended:
+                self._on_line(line.decode(errors="replace").rstrip("\r"))
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self.close()
+        if self._rest:
+            self._on_line(self._rest.decode(errors="replace"))
+        self._on_end()

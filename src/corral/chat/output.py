@@ -1,0 +1,103 @@
+"""Standard output through a thread: whoever reads it and stalls must not keep a signal from ending the tree."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import IO, cast
+
+MOST_WAITING = 1 << 20  # characters not yet written, above which `ready` waits
+FLUSH_TIMEOUT = 2.0  # seconds
+
+
+class Output(io.TextIOBase):
+    """A text file that never makes its writer wait; `on_broken` is called once, in the loop, when nobody reads on."""
+
+    def __init__(self, descriptor: int, on_broken: Callable[[], None]) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._on_broken = on_broken
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._broken = False
+        self._patient = True
+        self._room = asyncio.Event()
+        self._room.set()
+        # A daemon, because a write that hangs would otherwise hang the exit. It writes to the descriptor itself: a
+        # buffered file's lock, held at the exit, is fatal to the interpreter.
+        self._thread = threading.Thread(target=self._write_on, name="corral-output", daemon=True)
+        self._thread.start()
+
+    @property
+    def file(self) -> IO[str]:
+        """Itself, as the typing of rich and of the printers has it."""
+        return cast("IO[str]", self)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """What rich asks to know whether its lines can be drawn."""
+        return "utf-8"
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        """Queue the text."""
+        if text and not self._broken:
+            with self._lock:
+                self._waiting += len(text)
+                if self._waiting > MOST_WAITING:
+                    self._room.clear()
+            self._queue.put(text)
+        return len(text)
+
+    async def ready(self) -> None:
+        """Wait until the reader has taken most of what was written, or is gone."""
+        if self._patient:
+            await self._room.wait()
+
+    def lose_patience(self) -> None:
+        """From now on `ready` does not wait: it is time to leave."""
+        self._patient = False
+        self._room.set()
+
+    def finish(self) -> None:
+        """Write what waits, for FLUSH_TIMEOUT seconds at the most."""
+        self._queue.put(None)
+        self._thread.join(FLUSH_TIMEOUT)
+
+    def _write_on(self) -> None:
+        while (text := self._queue.get()) is not None:
+            if not self._broken:
+                self._write_out(text.encode(errors="replace"))
+            with self._lock:
+                self._waiting -= len(text)
+                roomy = self._broken or self._waiting <= MOST_WAITING
+            if roomy and not self._room.is_set():
+                self._tell(self._room.set)
+
+    def _write_out(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            self._broken = True
+            self._tell(self._on_broken)
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
