@@ -170,6 +170,37 @@ def test_the_tree_of_a_job_lists_what_the_judge_sees(account: Route, driver: Dri
     assert listed == seen
 
 
+@pytest.mark.parametrize("milliseconds", ["0", "1", "2"])
+def test_a_chain_faster_than_any_signal_is_ended(
+    milliseconds: str, account: Route, driver: Driver, planted: Plant
+) -> None:
+    """A call of sudo takes 8 ms, so that no pid it is given is still there: across accounts the account is frozen."""
+    plan = planted(Tree("chain", "successors", 2, (milliseconds,)))
+    driver.start_job(list(plan.argv), account.user, kill=30)
+    plan.wait_ready(driver.service.judge.alive)
+    report = driver.end(grace=0)
+    assert driver.service.judge.alive(but=[driver.pid]) == [], report
+    assert_proven(report)
+
+
+@pytest.mark.cross_account
+def test_an_account_with_processes_of_its_own_is_never_frozen(driver: Driver, planted: Plant) -> None:
+    service = driver.service
+    bystander = service.start(["/bin/sleep", "1000"], account=service.stage.person)
+    plan = planted(Tree("chain", "successors", 2, ("1",)))
+    driver.start_job(list(plan.argv), service.stage.person.name, kill=3)
+    plan.wait_ready(service.judge.alive)
+    report = driver.end(grace=0)
+    assert "STOP" not in {one["signal"] for one in report["signals"]}
+    assert truth.look(bystander.pid) is not None
+    assert report["verdict"] in {"proven_empty", "survivors"}
+    if report["verdict"] == "survivors":
+        assert any(str(bystander.pid) in note for note in report["notes"]), report
+    bystander.kill()
+    bystander.wait(10)
+    driver.service.wait_empty(90, but=[driver.pid])
+
+
 @pytest.mark.cross_account
 def test_a_stopped_sudo_does_not_hold_up_the_ending(driver: Driver, planted: Plant) -> None:
     job_of(driver, Case(TREES["depth_3"], "across_sudo"), planted)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -119,3 +120,31 @@ async def test_a_command_starts_with_the_signals_of_a_plain_child(tmp_path: Path
     )
     assert masks((await job.stdout.read()).decode()) == masks(plain.stdout)
     await job.end()
+
+
+async def test_signals_that_the_supervisor_has_blocked_reach_reaper_and_command(tmp_path: Path) -> None:
+    blocked = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        async with await Job.start(["sh", "-c", "read line"], state_dir=tmp_path, grace=60) as job:
+            assert job.stdin is not None
+            job.stdin.close()
+            async with asyncio.timeout(10):
+                assert (await job.ended()).cause == "exit"
+        async with await Job.start(["sleep", "1000"], state_dir=tmp_path, grace=60) as job:
+            os.kill(job.reaper_pid, signal.SIGTERM)
+            async with asyncio.timeout(10):
+                assert (await job.ended()).cause == "signal"
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def test_a_stopped_reaper_is_given_its_time_and_then_inherited_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corral.process.job._REAPER_MARGIN", 0.1)
+    async with await Job.start(["sh", "-c", "trap '' TERM; sleep 1000"], state_dir=tmp_path, kill=0.5) as job:
+        os.kill(job.reaper_pid, signal.SIGSTOP)
+        report = await job.end(grace=0.1)
+    assert report.ended_by == "supervisor"
+    assert report.empty

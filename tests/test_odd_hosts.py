@@ -1,5 +1,6 @@
 """Hosts that hide, lack or refuse something: the tree is ended all the same, and the report says what was missing."""
 
+import json
 import os
 import shutil
 import signal
@@ -66,6 +67,33 @@ class TestHiddenProcesses:
         plan.wait_ready(service.judge.alive)
         driver.program.kill()
         service.wait_empty(30)
+
+    def test_what_cannot_be_seen_is_not_said_to_be_gone(self, service: Service, planted: Plant) -> None:
+        """Of daemons that only a scan could find, a sweep that is not shown them does not say that they are gone."""
+        driver = driver_behind(service, self.HIDDEN)
+        plan = planted(TREES["closed_daemon"])
+        driver.start_job(list(plan.argv), service.stage.person.name, kill=2)
+        plan.wait_ready(service.judge.alive)
+        both = (driver.pid, driver.job["reaper_pid"])
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in both:
+                os.kill(pid, number)
+        driver.program.wait(10)
+        assert service.judge.alive()
+        who = service.account
+        drop = f"exec setpriv --reuid {who.uid} --regid {who.gid} --clear-groups"
+        command = service.corral("sweep", "--json", "--state-dir", str(service.state_dir))
+        sweep = service.start(
+            ["unshare", "--mount", "sh", "-euc", f'{self.HIDDEN}\n{drop} "$@"', "-", *command],
+            account=Account("root", 0, 0, service.home),
+        )
+        said, _ = sweep.communicate(timeout=60)
+        result = json.loads(said)
+        assert (sweep.returncode, result["clean"]) == (1, False)
+        assert any("hidepid" in note for one in result["swept"] for note in one["report"]["notes"]), result
+        assert list((service.state_dir / "jobs").glob("*.job")), "the record stays for a sweep that can see"
+        assert service.sweep()[0] == 0
+        assert service.judge.alive() == []
 
 
 @pytest.mark.cross_account

@@ -194,6 +194,30 @@ class TestCorralRun:
         status, said = self.run(service, "/bin/true", options=("--user", "no-such-account"))
         assert (status, "no-such-account" in said) == (125, True)
 
+    @pytest.mark.parametrize("arguments", [["--no-such-option"], [], ["--grace", "x", "--", "true"]])
+    def test_125_for_a_wrong_call(self, arguments: list[str], service: Service) -> None:
+        assert service.run(service.corral("run", *arguments)).returncode == 125
+
+    @pytest.mark.parametrize("streams", ["<&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
+    def test_closed_streams_of_the_caller_harm_nothing(self, streams: str, service: Service) -> None:
+        corral = service.corral("run", "--state-dir", str(service.state_dir), "--", "sh", "-c", "sleep 1000 & exit 4")
+        assert service.run(["sh", "-c", f'exec "$@" {streams}', "-", *corral]).returncode == 4
+        service.wait_empty(5)
+
+    def test_a_signal_that_comes_during_the_start_ends_the_job(self, service: Service) -> None:
+        for delay in range(1, 12):
+            corral = service.corral("run", "--state-dir", str(service.state_dir), "--", "sleep", "1000")
+            program = service.start(["timeout", "--signal=INT", f"{delay * 0.05}", *corral])
+            assert service.wait_exit(program) == 124
+            service.wait_empty(5)
+
+    def test_nohup_is_nohup_for_the_command_too(self, service: Service) -> None:
+        corral = service.corral(
+            "run", "--state-dir", str(service.state_dir), "--", "grep", "SigIgn", "/proc/self/status"
+        )
+        ignored = int(service.run(["nohup", *corral]).stdout.split()[1], 16)
+        assert ignored & 1, "bit 0 is SIGHUP"
+
     def test_options_behind_the_command_are_the_commands(self, service: Service) -> None:
         status, _ = self.run(service, "sh", "-c", 'test "$1" = --help', "sh", "--help")
         assert status == 0
