@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import pwd
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
@@ -96,6 +97,7 @@ class CodexBackend:
         grace: float = 5.0,
         kill: float = 10.0,
         state_dir: str | PathLike[str] | None = None,
+        report_file: str | PathLike[str] | None = None,
         label: str = "codex",
     ) -> Self:
         """Start `command` (without `app-server`) as a job and open a conversation.
@@ -108,10 +110,13 @@ class CodexBackend:
         resume: the id of a conversation to go on with, instead of a new one.
         approve: asked at each approval, for `approval_timeout` seconds at the most; it declines by default.
         goodbye, grace, kill: seconds for each step of the ladder.
+        report_file: where the reaper writes its report, whether or not this process lives to see it.
 
         Raises corral.process.StartError if the command does not start, BackendError if codex does not speak as it
         should, ResumeError if it does not know the conversation. Nothing is left running then.
         """
+        if _is_own_account(user):
+            user = None
         arguments = [part for override in overrides for part in ("-c", override)]
         job = await Job.start(
             [*command, *arguments, "app-server"],
@@ -122,6 +127,7 @@ class CodexBackend:
             grace=grace,
             kill=kill,
             state_dir=state_dir,
+            report_file=report_file,
             label=label,
         )
         backend = cls(job, approve, approval_timeout, goodbye)
@@ -416,6 +422,13 @@ class CodexBackend:
             self._gone = self._gone or f"a fault in corral: {error!r}"
             if self._turn is not None:
                 self._turn.fail(self._gone)
+
+
+def _is_own_account(user: str | None) -> bool:
+    try:
+        return user is None or pwd.getpwnam(user).pw_uid == os.getuid()
+    except KeyError:
+        return False  # The job says so, and what to do.
 
 
 def _home(user: str | None) -> str:
