@@ -252,7 +252,7 @@ def chat(
         raise typer.Exit(1) from None
     options = terminal.ChatOptions(
         command,
-        user=terminal.account_for(user),
+        user=user,
         person=person or user or "",
         approval=approval.value,
         sandbox=sandbox.value,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -251,13 +250,3 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number in self.NUMBERS:
             self._loop.remove_signal_handler(number)
-
-
-def account_for(user: str | None) -> str | None:
-    """The account to change to; None where it is this process's own."""
-    import pwd
-
-    try:
-        return None if user is None or pwd.getpwnam(user).pw_uid == os.getuid() else user
-    except KeyError:
-        return user  # the job says that there is no such account

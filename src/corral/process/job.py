@@ -19,7 +19,7 @@ from corral.process.ending import Ladder
 from corral.process.errors import JobError, StartError
 from corral.process.inherit import Inheritance, become_subreaper, stop_being_subreaper
 from corral.process.report import Report
-from corral.process.table import Process
+from corral.process.table import Process, is_this_account
 
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
@@ -431,13 +431,7 @@ def _start_reaper(descriptor: int, streams: tuple[int | None, int | None, int | 
 
 def _environment(user: str | None, env: Mapping[str, str] | None) -> tuple[dict[str, str], list[str]]:
     """The environment of the command (or of the sudo above it), and the names that sudo is to pass on."""
-    import pwd
-
-    try:
-        same = user is None or pwd.getpwnam(user).pw_uid == os.getuid()
-    except KeyError:
-        same = False
-    if same:
+    if is_this_account(user):
         return dict(os.environ if env is None else env), []
     bare = {name: os.environ[name] for name in _BARE_NAMES if name in os.environ}
     return {**bare, **(env or {})}, sorted(env or {})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 from collections.abc import Iterator
 
@@ -81,6 +82,14 @@ class ProcessTable(Protocol):
 
     def boot_id(self) -> str:
         """The same for as long as start times mean the same."""
+
+
+def is_this_account(user: str | None) -> bool:
+    """Whether a name (None: no change) is this process's own account. False for one that does not exist."""
+    try:
+        return user is None or pwd.getpwnam(user).pw_uid == os.getuid()
+    except KeyError:
+        return False
 
 
 def account_name(uid: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import pwd
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
@@ -33,6 +32,7 @@ from corral.backends.events import (
 from corral.backends.rpc import RequestId, RpcConnection
 from corral.backends.stderr import ErrorOutput
 from corral.process import Job, Report
+from corral.process.table import is_this_account
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class CodexBackend:
         Raises corral.process.StartError if the command does not start, BackendError if codex does not speak as it
         should, ResumeError if it does not know the conversation. Nothing is left running then.
         """
-        if _is_own_account(user):
+        if is_this_account(user):
             user = None
         arguments = [part for override in overrides for part in ("-c", override)]
         job = await Job.start(
@@ -422,13 +422,6 @@ class CodexBackend:
             self._gone = self._gone or f"a fault in corral: {error!r}"
             if self._turn is not None:
                 self._turn.fail(self._gone)
-
-
-def _is_own_account(user: str | None) -> bool:
-    try:
-        return user is None or pwd.getpwnam(user).pw_uid == os.getuid()
-    except KeyError:
-        return False  # The job says so, and what to do.
 
 
 def _home(user: str | None) -> str:
