@@ -85,6 +85,10 @@ def swept(result: SweepResult) -> RenderableType:
         what = f"{entry.command} of {entry.user} ({entry.id})"
         blocks.append(Text(f"{what}: its reaper still holds what would not end", style="red"))
     blocks += [Text(f"ignored {bad.path}: {bad.reason}", style="yellow") for bad in result.rejected]
+    blocks += [
+        Text(f"pid {stray.pid} ({stray.comm}) was started by a job that no record vouches for: look, and end it", "red")
+        for stray in result.strays
+    ]
     if not result.swept and not result.held:
         blocks.append(Text("nothing to sweep"))
     if result.live:

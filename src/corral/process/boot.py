@@ -7,7 +7,8 @@ where what it imports is not.
 
 import sys
 
-sys.path.insert(0, __file__.rsplit("/", 3)[0])
+# Last, because installed it is site-packages, and what lies there must not stand before the standard library.
+sys.path.append(__file__.rsplit("/", 3)[0])
 
 from corral.process.reaper import main
 

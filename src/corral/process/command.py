@@ -145,7 +145,8 @@ def _exec_error(stage: str, number: int, program: str, cwd: str | None) -> Start
         return StartError("cwd", f"the folder {cwd} cannot be entered by {account_name(os.getuid())}: {text}")
     if stage == "setup":
         return StartError("internal", f"{program} could not be set up: {text}")
-    if number in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(program):
+    there = os.path.join(cwd or "/", program)
+    if number in (errno.ENOENT, errno.ENOTDIR) and (os.sep not in program or not os.path.exists(there)):
         return StartError("not_found", f"{program}: command not found; name its full path, or put its folder on PATH")
     if number == errno.ENOEXEC:
         text = "it is not a program (a script needs a first line such as #!/bin/sh)"

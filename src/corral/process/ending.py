@@ -76,6 +76,7 @@ class Ending:
             empty = self._guarded(self._ask_to_end)
         if not empty:
             deadline = time.monotonic() + ladder.kill
+            empty = self._guarded(lambda: self.kill_until(deadline))
             while not empty and time.monotonic() < deadline:
                 empty = self._guarded(lambda: self.kill_until(deadline))
         if empty and self._tracker.blind and self._tracker.proof is None:
@@ -98,12 +99,15 @@ class Ending:
         )
 
     def kill_until(self, deadline: float) -> bool:
-        """Rounds of KILL until nothing is left (True) or the deadline of time.monotonic() has passed (False)."""
+        """Rounds of KILL until nothing is left (True) or the deadline of time.monotonic() has passed (False).
+
+        There is one round, and a look afterwards, even if the deadline has passed already.
+        """
         pause = _SHORTEST
         next_walk = 0.0
         while not self._is_empty():
             now = time.monotonic()
-            if now >= deadline:
+            if now >= deadline and next_walk:
                 return False
             if now >= next_walk:
                 if self._kill_round():
@@ -181,10 +185,10 @@ class Ending:
         if self._rounds < _RUNAWAY_ROUNDS or self._rounds % _RUNAWAY_ROUNDS:
             return
         for uid in {process.uid for process in due if process.uid not in (os.getuid(), 0, UNKNOWN)}:
-            if strangers := self._strangers(uid):
+            if self._strangers(uid):
                 self._note(
                     f"{account_name(uid)} starts processes faster than sudo can signal them, and could not be stopped "
-                    f"as a whole because it has others, such as pid {strangers[0].pid}"
+                    "as a whole, because it has others that are not the job's"
                 )
             elif self._signaller.freeze(uid):
                 frozen = [process for process in self._tracker.members() if process.uid == uid]
@@ -229,6 +233,8 @@ class Ending:
         except OSError as error:
             self.notes.append(f"the survivors could not be listed: {error}")
             members = []
+        if not members:
+            self._note("what is left could not be named: it ended just now, or is dead and waits for its debugger")
         spared = {process.pid for process in members} - {process.pid for process in signals.spare_sudo(members)}
         return tuple(
             Survivor(
@@ -251,6 +257,8 @@ class Ending:
             return self._signaller.refusals[process.uid]
         if process.state == "t":
             return "it is held by a debugger (state t): end the debugger"
+        if process.identity not in self._killed:
+            return "it was started while its tree was being killed: what holds the tree goes on"
         return "it was sent KILL and has not ended yet: look at its state and at its children with `corral ps`"
 
     def _guarded(self, step: Callable[[], bool]) -> bool:

@@ -105,8 +105,9 @@ class _Ender:
 
 def survivors_text(report: Report) -> list[str]:
     """The survivors of a report, a line each, with what would help."""
+    holder = "their reaper holds them and goes on trying" if report.ended_by == "reaper" else "later: corral sweep"
     return [
-        f"{len(report.survivors)} processes still run; their reaper holds them and goes on trying:",
+        f"{len(report.survivors)} processes still run; {holder}:",
         *(
             f"  pid {one.pid} ({one.user}, state {one.state}) {one.command[:80]}: {one.reason}"
             for one in report.survivors

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from corral.process import ledger
@@ -26,27 +27,43 @@ from corral.process.table import Identity
 from corral.process.trackers import Adopted, Portable, Tracker
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+_RETRY_FIRST, _RETRY_LAST = 0.5, 60.0
 
 _jobs = 0
+_was_subreaper = False
 _lock = threading.Lock()
 
 
 def become_subreaper() -> None:
     """Count one more job; with the first, orphans of a killed reaper fall to this process."""
-    _count(+1)
+    global _jobs, _was_subreaper
+    with _lock:
+        if _jobs == 0:
+            _was_subreaper = _is_subreaper()
+            _set_subreaper(True)
+        _jobs += 1
 
 
 def stop_being_subreaper() -> None:
-    """Count one job less; with the last, this process adopts nobody any more."""
-    _count(-1)
-
-
-def _count(step: int) -> None:
+    """Count one job less; with the last, this process adopts nobody any more, unless it did before."""
     global _jobs
     with _lock:
-        _jobs += step
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(_jobs > 0), 0, 0, 0)
+        _jobs -= 1
+        if _jobs == 0:
+            _set_subreaper(_was_subreaper)
+
+
+def _is_subreaper() -> bool:
+    flag = ctypes.c_int(0)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
+    return bool(flag.value)
+
+
+def _set_subreaper(wanted: bool) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
 class Inheritance(NamedTuple):
@@ -63,62 +80,100 @@ class Inheritance(NamedTuple):
     adopts: bool
     """Whether this process was a child subreaper for it."""
 
-    def start(self, loop: asyncio.AbstractEventLoop, done: Callable[[Report, int | None], None]) -> None:
-        """End the tree in a thread, bounded by the ladder; then call done(report, command's status) in the loop."""
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        done: Callable[[Report, int | None], None],
+        let_go: Callable[[], None],
+    ) -> None:
+        """End the tree in a thread, bounded by the ladder; then call done(report, command's status) in the loop.
 
-        def work() -> None:
-            report, status = self.end()
-            try:
-                loop.call_soon_threadsafe(done, report, status)
-            except RuntimeError:
-                pass  # The loop was closed meanwhile: the tree has ended, and nobody waits for the report.
+        What survives is held and tried again with growing pauses, for as long as this process lives; let_go is called
+        in the loop when nothing is left to hold.
+        """
+
+        def tell(call: Callable[..., None], *arguments: object) -> None:
+            with suppress(RuntimeError):  # The loop was closed meanwhile: nobody waits for it.
+                loop.call_soon_threadsafe(call, *arguments)
+
+        def end() -> None:
+            inherited = _Inherited(self)
+            tell(done, inherited.end(), inherited.status)
+            if inherited.release():
+                tell(let_go)
+            else:
+                # A daemon: what cannot be ended must not keep this process from exiting.
+                _start_thread(lambda: hold(inherited), f"corral-hold-{self.job_id}", daemon=True)
+
+        def hold(inherited: _Inherited) -> None:
+            inherited.hold()
+            tell(let_go)
 
         try:
-            threading.Thread(target=work, name=f"corral-inherit-{self.job_id}").start()
+            _start_thread(end, f"corral-inherit-{self.job_id}", daemon=False)
         except RuntimeError:
             # No room for a thread, perhaps because of this very tree. Better a loop that waits than a tree let go.
-            work()
+            end()
 
-    def end(self) -> tuple[Report, int | None]:
-        """End the tree. Never raises."""
-        statuses: list[int] = []
 
-        def on_exit(pid: int, status: int) -> None:
-            if pid == self.command_pid:
-                statuses.append(os.waitstatus_to_exitcode(status))
+class _Inherited:
+    """The ending of an inherited tree, and the record that is kept until nothing is left."""
 
-        seeds, notes = set(self.seeds), ["the reaper was killed; the supervisor ended the tree"]
-        claim = None
+    def __init__(self, known: Inheritance) -> None:
+        self.status: int | None = None
+        """The command's, if this process was there to collect it."""
+        self._known = known
+        self._claim: ledger.Claim | None = None
+        self._report: Report | None = None
+        seeds, notes = set(known.seeds), ["the reaper was killed; the supervisor ended the tree"]
         try:
-            entry = ledger.find(self.state_dir, self.job_id)
+            entry = ledger.find(known.state_dir, known.job_id)
             if entry is not None:
                 seeds |= entry.members
-                claim = ledger.claim(entry.path)
+                self._claim = ledger.claim(entry.path)
         except (LedgerError, OSError) as error:
             notes.append(f"the record could not be read ({error}): the job's mark had to do")
         table = host_table()
-        person = _uid(self.user)
+        person = _uid(known.user)
         tracker: Tracker
-        if self.adopts and sys.platform == "linux":
-            tracker = Adopted(seeds, self.mark, on_exit, person=person)
+        if known.adopts and sys.platform == "linux":
+            tracker = Adopted(seeds, known.mark, self._on_exit, person=person)
         else:
-            tracker = Portable(table, seeds, mark=self.mark if self.adopts else 0, person=person)
-        ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=self.mark)
-        ending.notes.extend(notes)
-        report = ending.run(self.ladder, cause="reaper_died", ended_by="supervisor")
-        if claim is not None:
-            claim.release(remove=report.empty)
-        if self.report_file is not None:
-            report = _write(self.report_file, report)
-        return report, statuses[0] if statuses else None
+            tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0, person=person)
+        self._ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=known.mark)
+        self._ending.notes.extend(notes)
+
+    def end(self) -> Report:
+        report = self._ending.run(self._known.ladder, cause="reaper_died", ended_by="supervisor")
+        if self._known.report_file is not None:
+            report = report.written(self._known.report_file)
+        self._report = report
+        return report
+
+    def release(self) -> bool:
+        """Let go of the record if nothing is left."""
+        empty = self._report is not None and self._report.empty
+        if empty and self._claim is not None:
+            self._claim.release(remove=True)
+        return empty
+
+    def hold(self) -> None:
+        """Try again, with growing pauses, until nothing is left."""
+        pause = _RETRY_FIRST
+        while not self.release():
+            time.sleep(pause)
+            pause = min(pause * 2, _RETRY_LAST)
+            self._report = self._ending.run(Ladder(0, _RETRY_FIRST), cause="reaper_died", ended_by="supervisor")
+        if self._report is not None and self._known.report_file is not None:
+            self._report.written(self._known.report_file)
+
+    def _on_exit(self, pid: int, status: int) -> None:
+        if pid == self._known.command_pid:
+            self.status = os.waitstatus_to_exitcode(status)
 
 
-def _write(path: str, report: Report) -> Report:
-    try:
-        report.write(path)
-    except OSError as error:
-        return report._replace(notes=(*report.notes, f"the report could not be written to {path}: {error.strerror}"))
-    return report
+def _start_thread(work: Callable[[], object], name: str, *, daemon: bool) -> None:
+    threading.Thread(target=work, name=name, daemon=daemon).start()
 
 
 def _uid(user: str) -> int:

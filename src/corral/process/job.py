@@ -106,16 +106,13 @@ class Job:
 
         Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either.
         """
-        if tracker not in TRACKERS:
-            raise StartError("invalid", f"tracker {tracker!r} is not one of {', '.join(TRACKERS)}")
-        if not argv:
-            raise StartError("invalid", "there is no command to run")
-        if bad := [word for word in [*argv, *(env or {}), *(env or {}).values()] if "\0" in word]:
-            raise StartError("invalid", f"{bad[0]!r} holds a NUL byte")
-        if grace < 0 or kill < 0:
-            raise StartError("invalid", "grace and kill are seconds, and not negative")
-        folder = os.path.abspath(state_dir if state_dir is not None else ledger.default_state_dir())
-        report_path = os.path.abspath(report_file) if report_file is not None else None
+        _check(argv, env, grace, kill, tracker)
+        try:
+            folder = os.path.abspath(state_dir if state_dir is not None else ledger.default_state_dir())
+            report_path = os.path.abspath(report_file) if report_file is not None else None
+            wanted_cwd = os.path.abspath(cwd) if cwd is not None else None
+        except FileNotFoundError:
+            raise StartError("cwd", "this process's own folder is gone, and a path is relative to it") from None
         job = cls(ledger.new_id(), Ladder(grace, kill), folder, report_path, marks.choose())
         own, preserve = _environment(user, env)
         beginning = asyncio.ensure_future(
@@ -126,7 +123,7 @@ class Job:
                     "user": user,
                     "env": own,
                     "preserve": preserve,
-                    "cwd": os.path.abspath(cwd) if cwd is not None else None,
+                    "cwd": wanted_cwd,
                     "here": _here(),
                     "grace": grace,
                     "kill": kill,
@@ -257,7 +254,7 @@ class Job:
     async def _failed_to_start(self, error: StartError) -> None:
         said = b""
         try:
-            async with asyncio.timeout(_EXIT_WITHIN):
+            async with asyncio.timeout(self._ladder.grace + self._ladder.kill + _REAPER_MARGIN):
                 await asyncio.shield(self._report)
                 if self.stderr is not None:
                     said = await self.stderr.read(2048)
@@ -317,6 +314,9 @@ class Job:
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
+        if not self._started.done():
+            why = "; ".join(report.notes) or "no reason is known"
+            self._started.set_exception(StartError("internal", f"the command could not be held: {why}"))
         if not self._status.done():
             self._status.set_result(-signal.SIGKILL)
         if not self._report.done():
@@ -347,8 +347,6 @@ class Job:
 
     def _inherit(self) -> None:
         """The reaper was killed: the tree, or what it still held of it, has fallen to this process, which ends it."""
-        if not self._started.done():
-            self._started.set_exception(StartError("internal", "the reaper died before it could start the command"))
         seeds = {(self.pid, self._start_time)} if self.pid > 0 else set()
         inheritance = Inheritance(
             state_dir=self._state_dir,
@@ -361,10 +359,9 @@ class Job:
             report_file=self._report_file,
             adopts=self._adopts,
         )
-        inheritance.start(self._loop, self._inherited)
+        inheritance.start(self._loop, self._inherited, self._stop_adopting)
 
     def _inherited(self, report: Report, status: int | None) -> None:
-        self._stop_adopting()
         if status is not None and not self._status.done():
             self._status.set_result(status)
         self._finish(report)
@@ -398,6 +395,20 @@ def _above_the_streams(end: socket.socket) -> socket.socket:
     above = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
     end.close()
     return socket.socket(fileno=above)
+
+
+def _check(argv: Sequence[str], env: Mapping[str, str] | None, grace: float, kill: float, tracker: str) -> None:
+    if tracker not in TRACKERS:
+        raise StartError("invalid", f"tracker {tracker!r} is not one of {', '.join(TRACKERS)}")
+    if not argv:
+        raise StartError("invalid", "there is no command to run")
+    if bad := [word for word in [*argv, *(env or {}), *(env or {}).values()] if "\0" in word]:
+        raise StartError("invalid", f"{bad[0]!r} holds a NUL byte")
+    if grace < 0 or kill < 0:
+        raise StartError("invalid", "grace and kill are seconds, and not negative")
+    # One message carries both to the reaper; the kernel would refuse them at a fraction of that.
+    if sum(map(len, [*argv, *(env or {}), *(env or {}).values()])) > lifeline.MOST_BYTES // 8:
+        raise StartError("invalid", "the arguments and the environment are larger than any command may have")
 
 
 def _here() -> str:

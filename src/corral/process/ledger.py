@@ -37,6 +37,7 @@ _MAC_BYTES = 16
 _MOST_BYTES = 64 * 1024 * 1024
 _COMPACT_BYTES = 512 * 1024
 _FORMAT = 1
+_NAME = set("0123456789abcdefghijklmnopqrstuvwxyz-.")
 
 
 class Entry(NamedTuple):
@@ -221,14 +222,17 @@ def find(state_dir: str, job_id: str) -> Entry | None:
 
 def read(path: str, key: bytes) -> Entry | Rejected:
     """Read one record, up to its first line that is not whole and genuine."""
+    if set(os.path.basename(path)) - _NAME:
+        return Rejected(path, "that is not the name of a record")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         return Rejected(path, f"cannot be read: {error.strerror}")
+    kind = os.fstat(descriptor)
+    if not stat.S_ISREG(kind.st_mode) or kind.st_uid not in (os.geteuid(), 0):
+        os.close(descriptor)
+        return Rejected(path, "it is not a file of this account")
     with os.fdopen(descriptor, "rb") as file:
-        kind = os.fstat(descriptor)
-        if not stat.S_ISREG(kind.st_mode) or kind.st_uid not in (os.geteuid(), 0):
-            return Rejected(path, "it is not a file of this account")
         lines = _genuine_lines(file.read(_MOST_BYTES), key, os.path.basename(path).removesuffix(_SUFFIX))
     if not lines:
         return Rejected(path, "its first line is cut short, or was not written by corral with this folder's key")

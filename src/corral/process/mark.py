@@ -47,8 +47,11 @@ def apply(mark: int) -> None:
 
 def carries(pid: int, mark: int) -> bool:
     """Whether the process has the mark. False when it is gone, or hidden (hidepid=2)."""
-    if not mark:
-        return False
+    return bool(mark) and mark in (limits(pid) or ())
+
+
+def limits(pid: int) -> tuple[int, ...] | None:
+    """The finite limits of real-time CPU time of a process, soft and hard; None when it is gone, dead or hidden."""
     try:
         descriptor = os.open(f"/proc/{pid}/limits", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -56,8 +59,13 @@ def carries(pid: int, mark: int) -> bool:
         finally:
             os.close(descriptor)
     except OSError:
-        return False
-    return mark in parse(text)
+        return None
+    return parse(text) if text else None
+
+
+def is_a_mark(number: int) -> bool:
+    """Whether a limit can only be a job's mark: nobody else limits real-time processes to days of CPU time."""
+    return _LOWEST <= number <= _HIGHEST
 
 
 def parse(limits: bytes) -> tuple[int, ...]:

@@ -66,7 +66,8 @@ class Reaper:
         self._poked = False
         self._ignored: list[int] = []
         self._mark = 0
-        self._tracker: Tracker = self._portable(os.getuid())
+        # Until there is a command: no child is no tree.
+        self._tracker: Tracker = Subreaper(self._on_exit)
         self._signaller = Signaller(self._table, person=os.getuid())
         self._report_file: str | None = None
 
@@ -102,12 +103,10 @@ class Reaper:
         )
         self._mark = request.mark
         self._record = Record.create(config["state_dir"], config["id"], self._header(config, request))
-        if not portable:
-            # Before the command starts: from then on nothing that fails here lets go of it.
-            self._tracker = Subreaper(self._on_exit, by_scan=config["tracker"] == "subreaper-scan")
+        if config["tracker"] == "subreaper-scan":
+            self._tracker = Subreaper(self._on_exit, by_scan=True)
         started = command.start(request, self._ignored)
         self._started = started
-        command.release_streams()
         self._signaller = Signaller(self._table, person=started.uid)
         process = self._table.read(started.pid) or Process(started.pid)
         if portable:
@@ -115,6 +114,7 @@ class Reaper:
             tracker.follow(process)
             self._tracker = tracker
         self.wire.send({"started": {"pid": started.pid, "start_time": process.start_time, "user": started.user}})
+        command.release_streams()
         self._write_members([process])
         self._check_rule(started)
 
@@ -264,10 +264,11 @@ class Reaper:
             self._record = None
 
     def _deliver(self, report: Report) -> None:
-        if self._report_file is not None:
-            path = self._report_file
-            self._guard(lambda: report.write(path))
+        report = self._write_report(report)
         self._guard(lambda: self.wire.send({"report": report.to_json()}))
+
+    def _write_report(self, report: Report) -> Report:
+        return report if self._report_file is None else report.written(self._report_file)
 
     def _hold(self, ending: Ending) -> None:
         """Keep what could not be ended, and try again with growing pauses, for as long as it lives."""
@@ -283,10 +284,7 @@ class Reaper:
                 break
             pause = min(pause * 2, _RETRY_LAST)
         ending.notes.append(f"held and ended {time.monotonic() - began:.1f} s after survivors were reported")
-        late = ending.run(Ladder(0, 0), cause=self._cause, ended_by="reaper")
-        if self._report_file is not None:
-            path = self._report_file
-            self._guard(lambda: late.write(path))
+        self._write_report(ending.run(Ladder(0, 0), cause=self._cause, ended_by="reaper"))
 
     def _is_empty(self) -> bool:
         return self._guard(self._tracker.empty) is True

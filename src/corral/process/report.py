@@ -71,7 +71,13 @@ class Report(NamedTuple):
         }
 
     def write(self, path: str) -> None:
-        """Write the JSON to a file, whole or not at all. Raises OSError."""
+        """Write the JSON to a file, whole or not at all; a pipe or a device is written to. Raises OSError."""
+        path = os.path.realpath(path)
+        if os.path.exists(path) and not os.path.isfile(path):
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(self.to_json(), file)
+                file.write("\n")
+            return
         fresh = f"{path}.{os.getpid()}.new"
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -82,6 +88,14 @@ class Report(NamedTuple):
         except OSError:
             os.unlink(fresh)
             raise
+
+    def written(self, path: str) -> Report:
+        """Write it; the report again, with a note if that could not be done."""
+        try:
+            self.write(path)
+        except OSError as error:
+            return self._replace(notes=(*self.notes, f"the report could not be written to {path}: {error.strerror}"))
+        return self
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:

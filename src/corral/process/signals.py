@@ -18,7 +18,15 @@ def innermost_first(processes: Iterable[Process]) -> list[Process]:
 
 def is_sudo(process: Process) -> bool:
     """A sudo, or its monitor. Nobody else can have this name and the effective uid 0 without being root."""
-    return process.comm == "sudo" and process.euid == 0
+    return process.comm == "sudo" and process.euid == 0 and not _runs_another_program(process.pid)
+
+
+def _runs_another_program(pid: int) -> bool:
+    # Only root may look; and only root's own processes could pose as a sudo.
+    try:
+        return not os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("sudo")
+    except OSError:
+        return False
 
 
 def above_the_living(processes: Collection[Process]) -> set[int]:

@@ -12,15 +12,17 @@ import pwd
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from corral.process import ledger
+from corral.process import mark as marks
 from corral.process.ending import Ending, Ladder
 from corral.process.host import host_table
 from corral.process.ledger import Entry, Rejected
 from corral.process.report import Report
 from corral.process.signals import Signaller
-from corral.process.table import Identity, ProcessTable
+from corral.process.table import Identity, Process, ProcessTable
 from corral.process.trackers import Portable
 
 _HELD_MARGIN = 5.0
@@ -44,11 +46,13 @@ class SweepResult(NamedTuple):
     """Jobs without a supervisor whose reaper still holds processes that it could not end."""
     rejected: tuple[Rejected, ...]
     """Files of the ledger that are no records; nothing was done on their word."""
+    strays: tuple[Process, ...] = ()
+    """Where files were rejected: processes that some job started, above which no reaper lives. They were left alone."""
 
     @property
     def clean(self) -> bool:
         """Whether nothing is left of any job whose supervisor is gone."""
-        return not self.held and all(one.report.empty for one in self.swept)
+        return not self.held and not self.strays and all(one.report.empty for one in self.swept)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `corral sweep --json` prints."""
@@ -58,6 +62,7 @@ class SweepResult(NamedTuple):
             "live": [_describe(entry) for entry in self.live],
             "held": [_describe(entry) for entry in self.held],
             "rejected": [one._asdict() for one in self.rejected],
+            "strays": [{"pid": one.pid, "start_time": one.start_time, "command": one.comm} for one in self.strays],
         }
 
 
@@ -85,7 +90,28 @@ def sweep(state_dir: str | os.PathLike[str] | None = None, *, ladder: Ladder | N
             report = _end(table, entry, ladder)
             claim.release(remove=report.empty)
             swept.append(Swept(entry, report))
-    return SweepResult(tuple(swept), tuple(live), tuple(held), tuple(rejected))
+    strays = _strays(table) if rejected else []
+    return SweepResult(tuple(swept), tuple(live), tuple(held), tuple(rejected), tuple(strays))
+
+
+def _strays(table: ProcessTable) -> list[Process]:
+    """What a rejected file may have stood for: the marked, of whatever job, that no reaper holds any more."""
+    rows = {row.pid: row for row in table.scan()}
+    own = marks.limits(os.getpid())
+
+    def held(row: Process | None) -> bool:
+        while row is not None and row.comm != "corral-reaper":
+            row = rows.get(row.ppid) if row.ppid > 1 else None
+        return row is not None
+
+    return [
+        row
+        for row in rows.values()
+        if row.living
+        and (limits := marks.limits(row.pid)) != own
+        and any(marks.is_a_mark(limit) for limit in limits or ())
+        and not held(row)
+    ]
 
 
 def _claim(table: ProcessTable, entry: Entry) -> ledger.Claim | None:
@@ -98,7 +124,8 @@ def _claim(table: ProcessTable, entry: Entry) -> ledger.Claim | None:
         if not woken and _lives(table, entry.reaper):
             # TERM: end it now, or try again now. It is this account's own process, checked by identity.
             for number in (signal.SIGTERM, signal.SIGCONT):
-                os.kill(entry.reaper[0], number)
+                with suppress(ProcessLookupError):
+                    os.kill(entry.reaper[0], number)
             woken = True
         time.sleep(0.02)
     return claim

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -19,7 +20,7 @@ from corral.process.report import NO_CHILDREN
 from corral.process.table import UNKNOWN, Identity, Process, ProcessTable
 from corral.process.typed import Protocol
 
-_WALL = 0x40000000
+_WALL = 0x40000000 if sys.platform == "linux" else 0
 """waitpid(2): children that were cloned with another exit signal than SIGCHLD count as children too."""
 
 
@@ -172,9 +173,11 @@ class Portable:
 class Adopted:
     """What fell to this process, a child subreaper, when the reaper of a job was killed.
 
-    This process has other children as well, so membership is asked of each: named in the record, marked, or in a
-    session with one that is. Only its own orphans are collected, each by its pid: the statuses of other children
-    belong to whoever started them.
+    This process has other children as well, so membership is asked of each: named in the record, marked, limited
+    otherwise than this process (what it starts itself inherits its limits; what lost a mark cannot have them again), or
+    in a session with one that is. Only its own orphans are collected, each by its pid: the statuses of other children
+    belong to whoever started them. What can still be missed is a chain that drops the mark and hands on faster than
+    this looks.
     """
 
     freezes = False
@@ -187,6 +190,7 @@ class Adopted:
         self._mark = mark
         self._on_exit = on_exit
         self._alone = False
+        self._own_limits = marks.limits(os.getpid())
 
     @property
     def proof(self) -> str | None:
@@ -219,10 +223,17 @@ class Adopted:
 
     def _find(self) -> list[Process]:
         rows = procfs.descendants(os.getpid(), by_scan=not procfs.has_children_files())
-        seeds = [row for row in rows if row.identity in self._known or marks.carries(row.pid, self._mark)]
-        found = grow(rows, seeds)
+        found = grow(rows, [row for row in rows if self._is_member(row)])
         self._known.update(row.identity for row in found)
         return found
+
+    def _is_member(self, row: Process) -> bool:
+        if row.identity in self._known:
+            return True
+        limits = marks.limits(row.pid)
+        if limits is None:
+            return False
+        return self._mark in limits or (bool(self._mark) and row.ppid == os.getpid() and limits != self._own_limits)
 
 
 def grow(rows: Iterable[Process], seeds: Iterable[Process]) -> list[Process]:
