@@ -148,3 +148,55 @@ async def test_a_stopped_reaper_is_given_its_time_and_then_inherited_from(
         report = await job.end(grace=0.1)
     assert report.ended_by == "supervisor"
     assert report.empty
+
+
+DROPS_ITS_MARK = """
+import os, resource, signal, sys
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+os.setsid()
+resource.setrlimit(15, (200_000, 200_000))
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+async def test_a_daemon_that_lost_its_mark_is_still_told_from_the_supervisors_own_children(tmp_path: Path) -> None:
+    """rtkit's clients lower that limit. The daemon is too young for the record, and its reaper is killed."""
+    own = await asyncio.create_subprocess_exec("sleep", "1000", start_new_session=True)
+    shell = "printf '%s' \"$1\" | python3 - & exec sleep 1000"
+    async with await Job.start(["sh", "-c", shell, "-", DROPS_ITS_MARK], state_dir=tmp_path, grace=0.2) as job:
+        assert job.stdout is not None
+        daemon = int(await job.stdout.readline())
+        os.kill(job.reaper_pid, signal.SIGKILL)
+        report = await job.ended()
+    assert truth.look(daemon) is None
+    assert report.empty
+    assert truth.look(own.pid) is not None, "the supervisor's own child is nobody's business"
+    own.kill()
+    await own.wait()
+
+
+async def test_without_time_for_kill_there_is_still_one_round(tmp_path: Path) -> None:
+    async with await Job.start(["sleep", "1000"], state_dir=tmp_path, kill=0) as job:
+        report = await job.end(grace=0)
+    assert [(sent.signal, sent.processes) for sent in report.signals] == [("KILL", 1)]
+    assert report.verdict in {"proven_empty", "survivors"}
+
+
+async def test_a_report_that_cannot_be_written_is_a_note_in_the_one_that_is_returned(tmp_path: Path) -> None:
+    async with await Job.start(["sleep", "1000"], state_dir=tmp_path, report_file="/nonexistent/report") as job:
+        report = await job.end()
+    assert any("/nonexistent/report" in note for note in report.notes)
+
+
+async def test_a_report_to_a_pipe_leaves_the_pipe_in_its_place(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    async with await Job.start(["true"], state_dir=tmp_path, report_file=pipe) as job:
+        await job.ended()
+    assert b"proven_empty" in os.read(reading, 65536)
+    assert pipe.is_fifo()
+    os.close(reading)

@@ -1,6 +1,7 @@
 """The ledger's records: written before the command, believed only when genuine, harmless when they are not."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.process import ledger, sweep
+from corral.process import ledger, mark, sweep
 from corral.process.errors import LedgerError
 from corral.process.ledger import Entry, Record, Rejected
 
@@ -162,3 +163,32 @@ def test_the_default_folder_is_where_the_platform_keeps_a_users_state(monkeypatc
     platformdirs = pytest.importorskip("platformdirs")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     assert ledger.default_state_dir() == platformdirs.user_state_dir("corral")
+
+
+def test_a_folder_or_an_odd_name_among_the_records_is_rejected_and_stops_nothing(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    (path.parent / "folder.job").mkdir()
+    Path(os.fsdecode(bytes(path.parent) + b"/odd\xff.job")).touch()
+    result = sweep(tmp_path)
+    assert len(result.rejected) == 2
+    assert [one.entry.id for one in result.swept] == ["one"]
+
+
+def test_a_rejected_record_whose_job_lives_on_is_not_called_clean(tmp_path: Path) -> None:
+    """Its word is worth nothing, but the mark of what it started can be seen."""
+    written(tmp_path)
+    (tmp_path / "jobs" / "key").unlink()
+    number = mark.choose()
+    program = (
+        f"import resource, time; resource.setrlimit(15, ({number}, {number})); print(flush=True); time.sleep(1000)"
+    )
+    stray = subprocess.Popen(["python3", "-c", program], stdout=subprocess.PIPE)
+    assert stray.stdout is not None
+    stray.stdout.readline()
+    result = sweep(tmp_path)
+    assert stray.pid in {one.pid for one in result.strays}
+    assert not result.clean
+    assert stray.poll() is None, "it was left alone"
+    stray.kill()
+    stray.communicate()
+    assert stray.pid not in {one.pid for one in sweep(tmp_path).strays}
