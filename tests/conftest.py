@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ STAGE = pytest.StashKey[Stage]()
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Raise the stage first of all: a mount namespace is entered while the process still has one thread."""
+    # A run under nohup ignores HUP, and so would everything that it starts.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if not session.config.option.collectonly:
         session.config.stash[STAGE] = raise_stage()
 

@@ -237,6 +237,7 @@ class TestOverPipes:
         assert chat.text == "hmtwo"
 
 
+@pytest.mark.slow
 class TestItsOwnEnd:
     """However the chat ends, the tree does."""
 

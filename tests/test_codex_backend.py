@@ -314,6 +314,7 @@ async def test_a_model_that_refuses_fails_the_turn_with_its_reason(start: Start)
 
 
 @pytest.mark.codex
+@pytest.mark.slow
 async def test_lines_of_megabytes_come_through(start: Start) -> None:
     long = "x" * 3_000_000
     async with OfflineModel(Script([Turn(Say(long))])) as model, await start(model) as backend:

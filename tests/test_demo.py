@@ -94,6 +94,7 @@ def test_a_codex_in_a_closed_folder_is_lent_to_the_other_account(service: Servic
 
 @pytest.mark.codex
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.slow
 def test_a_signal_in_the_middle_leaves_nothing_running(
     service: Service, codex_command: list[str], number: signal.Signals
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_signal_in_the_middle_leaves_nothing_running(
 
 
 @pytest.mark.codex
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_cut_it_short(service: Service, codex_command: list[str]) -> None:
     program = service.start([service.python, "-m", "corral", "demo"], env=on_path(service, codex_command))
     assert program.stdout is not None

@@ -45,7 +45,7 @@ def cases() -> list[Any]:
         for account in ("own_account",) if tree.across else ("own_account", "across_sudo"):
             crosses = tree.across or account == "across_sudo"
             marks = [pytest.mark.cross_account] if crosses else []
-            marks += [pytest.mark.slow] if tree.slow else []
+            marks += [] if tree.quick else [pytest.mark.slow]
             found.append(pytest.param(Case(tree, account), id=f"{tree.name}-{account}", marks=marks))
     return found
 
@@ -184,6 +184,7 @@ def test_a_chain_faster_than_any_signal_is_ended(
 
 
 @pytest.mark.cross_account
+@pytest.mark.slow
 def test_an_account_with_processes_of_its_own_is_never_frozen(driver: Driver, planted: Plant) -> None:
     service = driver.service
     bystander = service.start(["/bin/sleep", "1000"], account=service.stage.person)
@@ -195,7 +196,7 @@ def test_an_account_with_processes_of_its_own_is_never_frozen(driver: Driver, pl
     assert truth.look(bystander.pid) is not None
     assert report["verdict"] in {"proven_empty", "survivors"}
     if report["verdict"] == "survivors":
-        assert any(str(bystander.pid) in note for note in report["notes"]), report
+        assert any("others that are not the job's" in note for note in report["notes"]), report
     bystander.kill()
     bystander.wait(10)
     driver.service.wait_empty(90, but=[driver.pid])

@@ -18,7 +18,7 @@ from tests.harness.waiting import wait_until
 
 Plant = Callable[[Tree], Planted]
 PLAIN = [
-    pytest.param(tree, id=tree.name, marks=[pytest.mark.slow] if tree.slow else [])
+    pytest.param(tree, id=tree.name, marks=[] if tree.quick else [pytest.mark.slow])
     for tree in TREES.values()
     if not tree.across
 ]

@@ -139,6 +139,7 @@ async def test_signals_that_the_supervisor_has_blocked_reach_reaper_and_command(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@pytest.mark.slow
 async def test_a_stopped_reaper_is_given_its_time_and_then_inherited_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ class TestFullDisk:
         assert "No space left" in str(error.value)
         service.wait_empty(5, but=[driver.pid])
 
+    @pytest.mark.slow
     def test_while_the_tree_grows_it_is_a_note_and_the_tree_is_ended(self, service: Service, planted: Plant) -> None:
         driver = driver_behind(service, self.full(service))
         plan = planted(TREES["breadth_1500"])

@@ -204,6 +204,7 @@ class TestCorralRun:
         assert service.run(["sh", "-c", f'exec "$@" {streams}', "-", *corral]).returncode == 4
         service.wait_empty(5)
 
+    @pytest.mark.slow
     def test_a_signal_that_comes_during_the_start_ends_the_job(self, service: Service) -> None:
         for delay in range(1, 12):
             corral = service.corral("run", "--state-dir", str(service.state_dir), "--", "sleep", "1000")

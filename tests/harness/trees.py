@@ -20,7 +20,11 @@ class Tree:
     arguments: tuple[str, ...] = ()
     across: bool = False  # the tree itself goes across accounts: below it is a sudo to the person
     ends_itself: bool = False  # the command exits and leaves something behind
-    slow: bool = False  # `make quick` does without
+
+    @property
+    def quick(self) -> bool:
+        """Whether `make quick` runs it too."""
+        return self.name in QUICK
 
     def argv(self, python: str, program: Path, status: Path, person: str | None = None) -> list[str]:
         """Return the command. A tree that goes across accounts itself needs the person's name."""
@@ -31,13 +35,22 @@ class Tree:
         return argv
 
 
+QUICK = {
+    "depth_3",
+    "ignores_term",
+    "closed_daemon",
+    "stopped",
+    "respawner",
+    "dead_main_thread",
+    "successor_every_30_ms",
+}
 DEPTHS = (1, 2, 3, 4, 5, 6, 8, 12)
 
 TREES: dict[str, Tree] = {
     tree.name: tree
     for tree in (
-        *(Tree(f"depth_{levels}", "depth", levels, (str(levels),), slow=levels not in (1, 3, 12)) for levels in DEPTHS),
-        Tree("breadth_1500", "breadth", 1501, ("1500",), slow=True),
+        *(Tree(f"depth_{levels}", "depth", levels, (str(levels),)) for levels in DEPTHS),
+        Tree("breadth_1500", "breadth", 1501, ("1500",)),
         Tree("ignores_term", "ignores_term", 2),
         Tree("closed_daemon", "daemon", 2),
         Tree("left_behind", "left_behind", 1, ends_itself=True),
