@@ -204,8 +204,13 @@ class Ending:
             if row.uid == uid and row.living and not marks.carries(row.pid, self._mark)
         ]
         members = {process.identity for process in self._tracker.members()}
-        rows = [row for row in rows if row.identity not in members]
-        return [row for row in rows if self._table.start_time(row.pid) == row.start_time]
+        return [row for row in rows if row.identity not in members and self._still_unmarked(row)]
+
+    def _still_unmarked(self, row: Process) -> bool:
+        # A link of the chain that died since it was read has no limits to show any more, and is no stranger.
+        unmarked = not marks.carries(row.pid, self._mark)
+        now = self._table.read(row.pid)
+        return unmarked and now is not None and now.identity == row.identity and now.living
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
