@@ -181,7 +181,7 @@ class Job:
         """The living tree now, parents before children; the command has depth 1. Empty on hosts without /proc."""
         if (self.report is not None and self.report.empty) or sys.platform != "linux":
             return []
-        return [process for process in procfs.descendants(self.reaper_pid) if process.living]
+        return procfs.tree_of(self.reaper_pid)
 
     async def __aenter__(self) -> Self:
         return self

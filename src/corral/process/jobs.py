@@ -70,7 +70,7 @@ def _look(table: ProcessTable, entry: Entry) -> LiveJob:
     reaper = _alive(table, entry.reaper)
     supervisor = _alive(table, entry.supervisor)
     if reaper is not None and table is procfs:
-        tree = [process for process in procfs.descendants(reaper.pid) if process.living]
+        tree = procfs.tree_of(reaper.pid)
     else:
         rows = list(table.scan())
         seeds = [row for row in rows if row.identity in entry.members or marks.carries(row.pid, entry.mark)]

@@ -165,6 +165,11 @@ def descendants(root: int, *, by_scan: bool = False) -> list[Process]:
     return below(root, children_of, read)
 
 
+def tree_of(reaper: int) -> list[Process]:
+    """The living tree of a job. The reaper's own calls of sudo share its session, which no member of the job can."""
+    return [process for process in descendants(reaper) if process.living and process.sid != reaper]
+
+
 def below(
     root: int, children_of: Callable[[int], Iterable[int]], read_one: Callable[[int], Process | None]
 ) -> list[Process]:
