@@ -138,7 +138,7 @@ class TestChoosing:
     def test_every_process_is_signalled_once_directly_or_through_its_own_account(
         self, forest: list[Process], real: int, person: int
     ) -> None:
-        direct, others = signals.split_by_account(forest, real, real, person)
+        direct, others = signals.split_by_account(forest, real, real)
         assert sorted([*direct, *(one for theirs in others.values() for one in theirs)]) == sorted(forest)
         for uid, theirs in others.items():
             assert all(one.uid == uid != real for one in theirs)

@@ -201,17 +201,12 @@ def _confirm(pid: int, command: Command, account: pwd.struct_passwd, program: st
     """Wait until sudo has started the command. Raises StartError if it refused."""
     deadline = time.monotonic() + _SUDO_STARTS_WITHIN
     pause = 0.001
-    while time.monotonic() < deadline:
-        if _has_started(pid, account.pw_uid):
+    while (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+        if _has_started(pid, account.pw_uid) or time.monotonic() >= deadline:
             return
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            break
         time.sleep(pause)
         pause = min(pause * 1.3, 0.02)
-    else:
-        return
-    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if ended is None or ended.si_code != os.CLD_EXITED or ended.si_status != 1:
+    if ended.si_code != os.CLD_EXITED or ended.si_status != 1:
         return  # sudo says 1 of its own failures; anything else is the command's word.
     line = procfs.stat(pid) if sys.platform == "linux" else None
     # A sudo that waited for a child shows that child's page faults: it ran the command, however briefly.

@@ -14,7 +14,7 @@ from corral.process import mark as marks
 from corral.process import signals
 from corral.process.report import Report, Survivor, judge
 from corral.process.signals import Signaller
-from corral.process.table import UNKNOWN, Identity, Process, ProcessTable, account_name
+from corral.process.table import UNKNOWN, Identity, Process, ProcessTable, account_name, find_living
 from corral.process.trackers import Tracker
 from corral.process.typed import NamedTuple
 
@@ -22,6 +22,7 @@ _SUDO_PATIENCE = 1.0
 """Seconds that a sudo is given to close its PAM session and exit once nothing lives below it."""
 _SHORTEST, _LONGEST = 0.001, 0.05
 _RETRY_FIRST, _RETRY_LAST = 0.2, 2.0
+_HOLD_FIRST, _HOLD_LAST = 0.5, 60.0
 _RUNAWAY_ROUNDS = 6
 _WAKE_EVERY = 0.5
 _FREEZE_PASSES = 3
@@ -49,6 +50,7 @@ class Ending:
         wait: Callable[[float], None],
         *,
         mark: int = 0,
+        notes: list[str] | None = None,
     ) -> None:
         self._mark = mark
         self._tracker = tracker
@@ -61,7 +63,7 @@ class Ending:
         self._cost = 0.0
         self._walk_cost = 0.0
         self._grace_ends = 0.0
-        self.notes: list[str] = []
+        self._notes = notes if notes is not None else []
 
     def hurry(self, grace: float) -> None:
         """Shorten a grace that is running: whoever asks last with less patience is heard."""
@@ -95,8 +97,22 @@ class Ending:
             survivors=survivors,
             cause=cause,
             ended_by=ended_by,
-            notes=tuple(self.notes),
+            notes=tuple(self._notes),
         )
+
+    def hold(self, rest: Callable[[float], None], *, cause: str, ended_by: str) -> Report:
+        """Try again, with growing pauses, until nothing is left, however long that takes; then the last report.
+
+        `rest` sleeps between two tries, the given seconds at the most.
+        """
+        began, pause = time.monotonic(), _HOLD_FIRST
+        while True:
+            rest(pause)
+            report = self.run(Ladder(0, _HOLD_FIRST), cause=cause, ended_by=ended_by)
+            if report.empty:
+                note = f"held and ended {time.monotonic() - began:.1f} s after survivors were reported"
+                return report._replace(notes=(*report.notes, note))
+            pause = min(pause * 2, _HOLD_LAST)
 
     def kill_until(self, deadline: float) -> bool:
         """Rounds of KILL until nothing is left (True) or the deadline of time.monotonic() has passed (False).
@@ -209,12 +225,11 @@ class Ending:
     def _still_unmarked(self, row: Process) -> bool:
         # A link of the chain that died since it was read has no limits to show any more, and is no stranger.
         unmarked = not marks.carries(row.pid, self._mark)
-        now = self._table.read(row.pid)
-        return unmarked and now is not None and now.identity == row.identity and now.living
+        return unmarked and find_living(self._table, row.identity) is not None
 
     def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+        if text not in self._notes:
+            self._notes.append(text)
 
     def _due(self, members: list[Process]) -> list[Process]:
         now = time.monotonic()
@@ -236,7 +251,7 @@ class Ending:
         try:
             members = self._tracker.members()
         except OSError as error:
-            self.notes.append(f"the survivors could not be listed: {error}")
+            self._note(f"the survivors could not be listed: {error}")
             members = []
         if not members:
             self._note("what is left could not be named: it ended just now, or is dead and waits for its debugger")

@@ -7,9 +7,7 @@ waits, and a killed reaper must not stop an event loop.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import pwd
 import sys
 import threading
 import time
@@ -17,18 +15,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from corral.process import ledger
+from corral.process import ledger, prctl
 from corral.process.ending import Ending, Ladder
 from corral.process.errors import LedgerError
 from corral.process.host import host_table
 from corral.process.report import Report
 from corral.process.signals import Signaller
-from corral.process.table import Identity
+from corral.process.table import Identity, account_uid
 from corral.process.trackers import Adopted, Portable, Tracker
-
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_GET_CHILD_SUBREAPER = 37
-_RETRY_FIRST, _RETRY_LAST = 0.5, 60.0
 
 _jobs = 0
 _was_subreaper = False
@@ -40,8 +34,8 @@ def become_subreaper() -> None:
     global _jobs, _was_subreaper
     with _lock:
         if _jobs == 0:
-            _was_subreaper = _is_subreaper()
-            _set_subreaper(True)
+            _was_subreaper = prctl.is_child_subreaper()
+            prctl.set_child_subreaper(True)
         _jobs += 1
 
 
@@ -51,19 +45,7 @@ def stop_being_subreaper() -> None:
     with _lock:
         _jobs -= 1
         if _jobs == 0:
-            _set_subreaper(_was_subreaper)
-
-
-def _is_subreaper() -> bool:
-    flag = ctypes.c_int(0)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag), 0, 0, 0)
-    return bool(flag.value)
-
-
-def _set_subreaper(wanted: bool) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
+            prctl.set_child_subreaper(_was_subreaper)
 
 
 class Inheritance(NamedTuple):
@@ -134,21 +116,18 @@ class _Inherited:
         except (LedgerError, OSError) as error:
             notes.append(f"the record could not be read ({error}): the job's mark had to do")
         table = host_table()
-        person = _uid(known.user)
+        person = account_uid(known.user)
         tracker: Tracker
         if known.adopts and sys.platform == "linux":
             tracker = Adopted(seeds, known.mark, self._on_exit, person=person)
         else:
             tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0, person=person)
-        self._ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=known.mark)
-        self._ending.notes.extend(notes)
+        self._ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=known.mark, notes=notes)
 
     def end(self) -> Report:
         report = self._ending.run(self._known.ladder, cause="reaper_died", ended_by="supervisor")
-        if self._known.report_file is not None:
-            report = report.written(self._known.report_file)
-        self._report = report
-        return report
+        self._report = self._written(report)
+        return self._report
 
     def release(self) -> bool:
         """Let go of the record if nothing is left."""
@@ -158,14 +137,12 @@ class _Inherited:
         return empty
 
     def hold(self) -> None:
-        """Try again, with growing pauses, until nothing is left."""
-        pause = _RETRY_FIRST
-        while not self.release():
-            time.sleep(pause)
-            pause = min(pause * 2, _RETRY_LAST)
-            self._report = self._ending.run(Ladder(0, _RETRY_FIRST), cause="reaper_died", ended_by="supervisor")
-        if self._report is not None and self._known.report_file is not None:
-            self._report.written(self._known.report_file)
+        """Stay at it until nothing is left."""
+        self._report = self._written(self._ending.hold(time.sleep, cause="reaper_died", ended_by="supervisor"))
+        self.release()
+
+    def _written(self, report: Report) -> Report:
+        return report if self._known.report_file is None else report.written(self._known.report_file)
 
     def _on_exit(self, pid: int, status: int) -> None:
         if pid == self._known.command_pid:
@@ -174,10 +151,3 @@ class _Inherited:
 
 def _start_thread(work: Callable[[], object], name: str, *, daemon: bool) -> None:
     threading.Thread(target=work, name=name, daemon=daemon).start()
-
-
-def _uid(user: str) -> int:
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return os.getuid()

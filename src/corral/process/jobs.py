@@ -9,7 +9,7 @@ from corral.process import ledger, procfs
 from corral.process import mark as marks
 from corral.process.host import host_table
 from corral.process.ledger import Entry
-from corral.process.table import Process, ProcessTable, account_name
+from corral.process.table import Process, ProcessTable, account_name, find_living
 from corral.process.trackers import grow
 
 
@@ -67,8 +67,8 @@ def live_jobs(state_dir: str | os.PathLike[str] | None = None) -> list[LiveJob]:
 
 
 def _look(table: ProcessTable, entry: Entry) -> LiveJob:
-    reaper = _alive(table, entry.reaper)
-    supervisor = _alive(table, entry.supervisor)
+    reaper = find_living(table, entry.reaper)
+    supervisor = find_living(table, entry.supervisor)
     if reaper is not None and table is procfs:
         tree = procfs.tree_of(reaper.pid)
     else:
@@ -77,8 +77,3 @@ def _look(table: ProcessTable, entry: Entry) -> LiveJob:
         tree = [process for process in grow(rows, seeds) if process.living]
     state = "running" if supervisor and reaper else "ending" if reaper or supervisor else "orphaned"
     return LiveJob(entry, state, reaper, tuple(tree))
-
-
-def _alive(table: ProcessTable, identity: tuple[int, int]) -> Process | None:
-    process = table.read(identity[0])
-    return process if process is not None and process.identity == identity and process.living else None

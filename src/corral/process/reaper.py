@@ -7,7 +7,6 @@ No failure of its own lets go of the tree: it stays, above what is left, for as 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -15,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from corral.process import command, lifeline, sudo
+from corral.process import command, lifeline, prctl, sudo
 from corral.process.command import Command, Started
 from corral.process.ending import Ending, Ladder
 from corral.process.errors import LedgerError, StartError
@@ -27,19 +26,15 @@ from corral.process.table import Process, account_name
 from corral.process.trackers import Portable, Subreaper, Tracker
 from corral.process.typed import Any
 
-_PR_SET_NAME = 15
-_PR_SET_CHILD_SUBREAPER = 36
-
 _CONFIG_WITHIN = 30.0
 _REFRESH_FIRST, _REFRESH_LAST = 0.02, 2.0
 _REFRESH_SHARE = 20.0
 """The tree is read at most this part of the time: a large one, or a scan of a large host, is read less often."""
-_RETRY_FIRST, _RETRY_LAST = 0.5, 60.0
 
 
 def main(descriptor: int) -> None:
     """Be the reaper of the job that the supervisor at the other end of the lifeline asks for."""
-    _name_process("corral-reaper")
+    prctl.set_name("corral-reaper")
     _open_streams()
     reaper = Reaper(lifeline.ReaperEnd(descriptor))
     config = reaper.wire.first("start", _CONFIG_WITHIN)
@@ -91,7 +86,7 @@ class Reaper:
     def _start(self, config: dict[str, Any]) -> None:
         self._ladder = Ladder(float(config["grace"]), float(config["kill"]))
         self._report_file = config.get("report_file")
-        portable = config["tracker"] == "portable" or not _become_subreaper()
+        portable = config["tracker"] == "portable" or not prctl.set_child_subreaper(True)
         request = Command(
             argv=config["argv"],
             user=config["user"],
@@ -246,45 +241,29 @@ class Reaper:
 
     def _end(self) -> None:
         self._guard(lambda: self.wire.send({"ending": self._cause}))
-        ending = Ending(self._tracker, self._signaller, self._table, self._wait, mark=self._mark)
-        ending.notes.extend(self._notes)
-        self._ending = ending
-        report = ending.run(self._ladder, cause=self._cause, ended_by="reaper")
-        if report.empty:
-            self._forget()
+        self._ending = Ending(
+            self._tracker, self._signaller, self._table, self._wait, mark=self._mark, notes=self._notes
+        )
+        report = self._ending.run(self._ladder, cause=self._cause, ended_by="reaper")
+        if not report.empty:
             self._deliver(report)
-        else:
-            self._deliver(report)
-            self._hold(ending)
-            self._forget()
-
-    def _forget(self) -> None:
+            report = self._ending.hold(self._rest, cause=self._cause, ended_by="reaper")
         if self._record is not None:
             self._guard(self._record.remove)
-            self._record = None
+        # The last word, so that whoever sees this process go knows that it was not killed.
+        self._deliver(report)
 
     def _deliver(self, report: Report) -> None:
-        report = self._write_report(report)
-        self._guard(lambda: self.wire.send({"report": report.to_json()}))
+        told = report if self._report_file is None else report.written(self._report_file)
+        self._guard(lambda: self.wire.send({"report": told.to_json()}))
 
-    def _write_report(self, report: Report) -> Report:
-        return report if self._report_file is None else report.written(self._report_file)
-
-    def _hold(self, ending: Ending) -> None:
-        """Keep what could not be ended, and try again with growing pauses, for as long as it lives."""
-        pause = _RETRY_FIRST
-        began = time.monotonic()
-        while True:
-            self._guard(lambda: self._write_members(self._tracker.members()))
-            deadline = time.monotonic() + pause
-            self._poked = False
-            while (left := deadline - time.monotonic()) > 0 and not self._poked and not self._is_empty():
-                self._wait(left)
-            if self._guard(lambda: ending.kill_until(time.monotonic() + _RETRY_FIRST)):
-                break
-            pause = min(pause * 2, _RETRY_LAST)
-        ending.notes.append(f"held and ended {time.monotonic() - began:.1f} s after survivors were reported")
-        self._write_report(ending.run(Ladder(0, 0), cause=self._cause, ended_by="reaper"))
+    def _rest(self, seconds: float) -> None:
+        """Wait between two tries for what is held; whoever sends TERM, and an end of it all, cut it short."""
+        self._guard(lambda: self._write_members(self._tracker.members()))
+        deadline = time.monotonic() + seconds
+        self._poked = False
+        while (left := deadline - time.monotonic()) > 0 and not self._poked and not self._is_empty():
+            self._wait(left)
 
     def _is_empty(self) -> bool:
         return self._guard(self._tracker.empty) is True
@@ -314,11 +293,6 @@ class Reaper:
             return None
 
 
-def _become_subreaper() -> bool:
-    """Adopt every descendant that loses its parent (prctl(2), PR_SET_CHILD_SUBREAPER). False where there is none."""
-    return sys.platform == "linux" and bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-
-
 def _open_streams() -> None:
     """Where the supervisor has closed a standard stream, its number must not go to something of the reaper's own."""
     for descriptor in (0, 1, 2):
@@ -327,11 +301,6 @@ def _open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # The lowest free number is this one.
             os.set_inheritable(descriptor, True)
-
-
-def _name_process(name: str) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def _open_pidfd(pid: int) -> int | None:

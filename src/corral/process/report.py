@@ -71,12 +71,15 @@ class Report(NamedTuple):
         }
 
     def write(self, path: str) -> None:
-        """Write the JSON to a file, whole or not at all; a pipe or a device is written to. Raises OSError."""
+        """Write the JSON to a file, whole or not at all; a pipe or a device is written to. Raises OSError.
+
+        It never waits: a pipe that nobody reads, or that is full, is an error.
+        """
         path = os.path.realpath(path)
         if os.path.exists(path) and not os.path.isfile(path):
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(self.to_json(), file)
-                file.write("\n")
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                file.write(json.dumps(self.to_json()).encode() + b"\n")
             return
         fresh = f"{path}.{os.getpid()}.new"
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -55,11 +55,11 @@ def may_signal(process: Process, real: int, effective: int) -> bool:
 
 
 def split_by_account(
-    processes: Iterable[Process], real: int, effective: int, person: int
+    processes: Iterable[Process], real: int, effective: int
 ) -> tuple[list[Process], dict[int, list[Process]]]:
     """Those that may be signalled directly, and the others by the account that may signal them.
 
-    A process that the kernel would not show is tried directly first; whoever may not is taken for the person's.
+    A process that the kernel would not show is tried directly.
     """
     direct: list[Process] = []
     others: dict[int, list[Process]] = {}
@@ -67,22 +67,20 @@ def split_by_account(
         if process.uid == UNKNOWN or may_signal(process, real, effective):
             direct.append(process)
         else:
-            others.setdefault(process.uid if process.uid != UNKNOWN else person, []).append(process)
+            others.setdefault(process.uid, []).append(process)
     return direct, others
 
 
 class Signaller:
     """Delivers signals for one ending and remembers what was sent and what was refused."""
 
-    def __init__(self, table: ProcessTable, *, person: int, sudo_path: str | None = None) -> None:
+    def __init__(self, table: ProcessTable, *, person: int) -> None:
         self._table = table
         self._person = person
-        self._sudo = sudo_path or sudo.find()
+        self._sudo = sudo.find()
         self._counts: dict[tuple[str, str], set[Identity]] = {}
         self.refusals: dict[int, str] = {}
         """uid of an account → why its processes could not be signalled, and what would allow it."""
-        self.calls = 0
-        """Calls of sudo made so far."""
 
     @property
     def counts(self) -> tuple[SignalCount, ...]:
@@ -108,9 +106,10 @@ class Signaller:
         order = innermost_first(processes)
         if outermost_first:
             order.reverse()
-        direct, others = split_by_account(order, real, effective, self._person)
+        direct, others = split_by_account(order, real, effective)
         for process in direct:
             if self._is_still(process) and not self._send_directly(number, name, process):
+                # One that is hidden and may not be signalled is taken for the person's.
                 others.setdefault(self._person if process.uid == UNKNOWN else process.uid, []).append(process)
         for uid, theirs in others.items():
             self._send_through_sudo(uid, name, theirs, with_groups)
@@ -122,7 +121,6 @@ class Signaller:
         """
         if self._sudo is None or uid in (UNKNOWN, 0) or uid == os.getuid():
             return False
-        self.calls += 1
         return not sudo.refused(sudo.run(sudo.freeze_line(self._sudo, _for_sudo(uid))))
 
     def _send_directly(self, number: signal.Signals, name: str, process: Process) -> bool:
@@ -147,7 +145,6 @@ class Signaller:
         groups = sorted({p.pgid for p in targets if p.pgid > 1}) if with_groups and uid != 0 else []
         outcome = sudo.Outcome(0, "")
         for line in sudo.kill_lines(self._sudo, _for_sudo(uid), name, [p.pid for p in targets], groups):
-            self.calls += 1
             outcome = sudo.run(line)
             if sudo.refused(outcome):
                 break

@@ -108,7 +108,7 @@ def run(argv: Sequence[str], timeout: float = CALL_TIMEOUT) -> Outcome:
         message = _read_until_end(reading, deadline)
     finally:
         os.close(reading)
-    return _collect(pid, deadline, message)
+    return _collect(pid, deadline, Outcome(None, f"sudo gave no answer in {timeout:g} s"), message)
 
 
 def _read_until_end(descriptor: int, deadline: float) -> str:
@@ -124,7 +124,7 @@ def _read_until_end(descriptor: int, deadline: float) -> str:
     return text.decode("utf-8", "replace").strip()
 
 
-def _collect(pid: int, deadline: float, message: str) -> Outcome:
+def _collect(pid: int, deadline: float, too_late: Outcome, message: str) -> Outcome:
     pause = 0.0002
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -136,7 +136,7 @@ def _collect(pid: int, deadline: float, message: str) -> Outcome:
         pause = min(pause * 2, 0.01)
     os.kill(pid, signal.SIGKILL)
     # Nothing that must be kept lives below a call of sudo kill; the zombie is collected with the tree.
-    return Outcome(None, f"sudo gave no answer in {CALL_TIMEOUT:g} s")
+    return too_late
 
 
 def rule(service: str, user: str, command: str, *, environment: bool = False, directory: bool = False) -> str:

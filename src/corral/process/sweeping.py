@@ -8,7 +8,6 @@ was left for the kernel to answer to.
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import time
 from collections.abc import Iterable
@@ -22,7 +21,7 @@ from corral.process.host import host_table
 from corral.process.ledger import Entry, Rejected
 from corral.process.report import Report
 from corral.process.signals import Signaller
-from corral.process.table import Identity, Process, ProcessTable
+from corral.process.table import Process, ProcessTable, account_uid, find_living
 from corral.process.trackers import Portable
 
 _HELD_MARGIN = 5.0
@@ -79,7 +78,7 @@ def sweep(state_dir: str | os.PathLike[str] | None = None, *, ladder: Ladder | N
     for entry in ledger.entries(os.path.abspath(state_dir or ledger.default_state_dir())):
         if isinstance(entry, Rejected):
             rejected.append(entry)
-        elif _lives(table, entry.supervisor) and entry.boot_id == table.boot_id():
+        elif find_living(table, entry.supervisor) and entry.boot_id == table.boot_id():
             live.append(entry)
         else:
             claim = _claim(table, entry)
@@ -121,7 +120,7 @@ def _claim(table: ProcessTable, entry: Entry) -> ledger.Claim | None:
     while (claim := ledger.claim(entry.path)) is None:
         if not os.path.exists(entry.path) or time.monotonic() >= deadline:
             return None
-        if not woken and _lives(table, entry.reaper):
+        if not woken and find_living(table, entry.reaper):
             # TERM: end it now, or try again now. It is this account's own process, checked by identity.
             for number in (signal.SIGTERM, signal.SIGCONT):
                 with suppress(ProcessLookupError):
@@ -135,10 +134,7 @@ def _end(table: ProcessTable, entry: Entry, ladder: Ladder | None) -> Report:
     if entry.boot_id != table.boot_id():
         # Start times of another boot mean nothing here, and nothing of that boot lives.
         return Report("empty_by_scan", None, 0.0, cause="sweep", ended_by="sweep", notes=("it is of an earlier boot",))
-    try:
-        person = pwd.getpwnam(entry.user).pw_uid
-    except KeyError:
-        person = os.getuid()
+    person = account_uid(entry.user)
     # A fresh read: the reaper may have written members after the first one.
     fresh = ledger.find(os.path.dirname(os.path.dirname(entry.path)), entry.id) or entry
     tracker = Portable(table, fresh.members, mark=entry.mark, spares=_ancestors(table), person=person)
@@ -154,11 +150,6 @@ def _ancestors(table: ProcessTable) -> Iterable[int]:
         found.append(process.ppid)
         process = table.read(process.ppid)
     return found
-
-
-def _lives(table: ProcessTable, identity: Identity) -> bool:
-    process = table.read(identity[0])
-    return process is not None and process.identity == identity and process.living
 
 
 def _describe(entry: Entry) -> dict[str, Any]:

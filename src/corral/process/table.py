@@ -84,12 +84,26 @@ class ProcessTable(Protocol):
         """The same for as long as start times mean the same."""
 
 
+def find_living(table: ProcessTable, identity: Identity) -> Process | None:
+    """The process with this identity, if it lives."""
+    process = table.read(identity[0])
+    return process if process is not None and process.identity == identity and process.living else None
+
+
 def is_this_account(user: str | None) -> bool:
     """Whether a name (None: no change) is this process's own account. False for one that does not exist."""
     try:
         return user is None or pwd.getpwnam(user).pw_uid == os.getuid()
     except KeyError:
         return False
+
+
+def account_uid(user: str) -> int:
+    """The account's uid; this process's own for a name that does not exist (any more)."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return os.getuid()
 
 
 def account_name(uid: int) -> str:
