@@ -18,6 +18,8 @@ from tests.harness.trees import Planted, Tree, plant
 from tests.harness.truth import Truth
 
 REQUIRED = os.environ.get("CORRAL_REQUIRE_CROSS_ACCOUNT") == "1"
+# Without a version npm gives an older one where Node is older than 22, which the native binary does not need.
+CLAUDE_VERSION = "2.1.330"
 STAGE = pytest.StashKey[Stage]()
 
 
@@ -147,9 +149,28 @@ def codex_command(stage: Stage) -> list[str]:
     found = os.environ.get("CORRAL_TEST_CODEX") or _codex_wheel() or shutil.which("codex")
     if not found:
         pytest.skip("codex: not found; set CORRAL_TEST_CODEX=/path/to/codex, or: pip install openai-codex-cli-bin")
-    command = _expose_codex(stage, Path(found).resolve())
+    command = _expose_package(stage, Path(found).resolve())
     stage.allow(command)
     return [command]
+
+
+@pytest.fixture(scope="session")
+def claude_command(stage: Stage) -> list[str]:
+    """The real claude, readable by every account and allowed by sudo: CORRAL_TEST_CLAUDE, .cache/npm, or PATH."""
+    found = os.environ.get("CORRAL_TEST_CLAUDE") or _claude_in_cache() or shutil.which("claude")
+    if not found:
+        pytest.skip(
+            "claude: not found; set CORRAL_TEST_CLAUDE=/path/to/claude, or: "
+            f"npm install --prefix .cache/npm @anthropic-ai/claude-code@{CLAUDE_VERSION}"
+        )
+    command = _expose_package(stage, Path(found).resolve())
+    stage.allow(command)
+    return [command]
+
+
+def _claude_in_cache() -> str | None:
+    program = Path(__file__).parents[1] / ".cache/npm/node_modules/.bin/claude"
+    return str(program) if program.exists() else None
 
 
 def _codex_wheel() -> str | None:
@@ -160,7 +181,7 @@ def _codex_wheel() -> str | None:
     return str(Path(codex_cli_bin.__file__).with_name("bin") / "codex")
 
 
-def _expose_codex(stage: Stage, program: Path) -> str:
-    """Bind the whole installation: the npm package finds its Rust binary beside itself, the wheel its tools."""
+def _expose_package(stage: Stage, program: Path) -> str:
+    """Bind the whole installation: an npm package finds its native binary beside itself, codex's wheel its tools."""
     top = next((folder for folder in program.parents if folder.name in ("node_modules", "codex_cli_bin")), program)
     return str(stage.expose(top) / program.relative_to(top))

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +12,8 @@ from hypothesis import strategies as st
 
 from corral.offline import Call, Fail, OfflineModel, Pause, Run, Say, Script, Turn, codex_arguments, codex_overrides
 from corral.offline import http as offline_http
+from corral.offline.script import timed_deltas
+from tests.harness.plain_http import Answer, connect, request, send
 
 SHELL = [{"type": "function", "name": "exec_command"}]
 
@@ -23,59 +24,6 @@ def user(text: str) -> dict[str, Any]:
 
 def result(call_id: str, output: str) -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": call_id, "output": output}
-
-
-@dataclass
-class Answer:
-    """What a client read: the status, the events with the time of each, or the body of an error."""
-
-    status: int
-    events: list[dict[str, Any]] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    body: bytes = b""
-
-    @property
-    def kinds(self) -> list[str]:
-        return [event["type"] for event in self.events]
-
-    @property
-    def text(self) -> str:
-        return "".join(event["delta"] for event in self.events if event["type"] == "response.output_text.delta")
-
-    @property
-    def items(self) -> list[dict[str, Any]]:
-        return [event["item"] for event in self.events if event["type"] == "response.output_item.done"]
-
-
-async def connect(model: OfflineModel) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    host, port = model.base_url.removeprefix("http://").removesuffix("/v1").split(":")
-    return await asyncio.open_connection(host, int(port))
-
-
-async def send(model: OfflineModel, raw: bytes) -> Answer:
-    """Send bytes and read to the end of the connection."""
-    reader, writer = await connect(model)
-    try:
-        writer.write(raw)
-        async with asyncio.timeout(10):
-            status = int((await reader.readline()).split()[1])
-            while (await reader.readline()).strip():
-                pass
-            answer = Answer(status)
-            while line := await reader.readline():
-                if line.startswith(b"data: "):
-                    answer.events.append(json.loads(line[6:]))
-                    answer.times.append(time.monotonic())
-                elif not line.startswith(b"event: "):
-                    answer.body += line
-            return answer
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-def request(method: str, path: str, body: bytes = b"") -> bytes:
-    return f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def ask(model: OfflineModel, *entries: dict[str, Any], tools: list[dict[str, Any]] | None = None) -> Answer:
@@ -229,6 +177,6 @@ def test_overrides_are_toml_assignments() -> None:
 
 @given(st.text())
 def test_the_deltas_are_the_text(text: str) -> None:
-    deltas = Say(text).deltas()
+    deltas = [delta for _, delta in timed_deltas(Say(text))]
     assert "".join(deltas) == text
     assert all(deltas)

@@ -7,8 +7,8 @@ It imports nothing else of corral and nothing outside the standard library::
         argv = ["codex", *codex_arguments(model.base_url), "app-server"]
 """
 
-from corral.offline.agents import codex_arguments, codex_overrides
-from corral.offline.script import Call, Fail, Pause, Run, Say, Script, Step, Turn, echo
+from corral.offline.agents import claude_environment, codex_arguments, codex_overrides
+from corral.offline.script import Call, Fail, Pause, Run, Say, Script, Step, Think, Turn, echo
 from corral.offline.server import OfflineModel, Seen
 
 __all__ = [
@@ -21,7 +21,9 @@ __all__ = [
     "Script",
     "Seen",
     "Step",
+    "Think",
     "Turn",
+    "claude_environment",
     "codex_arguments",
     "codex_overrides",
     "echo",

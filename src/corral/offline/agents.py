@@ -30,3 +30,17 @@ def codex_overrides(base_url: str, model: str = CODEX_MODEL) -> list[str]:
 def codex_arguments(base_url: str, model: str = CODEX_MODEL) -> list[str]:
     """The same as arguments, `-c` before each, for `codex ARGUMENTS… app-server`."""
     return [argument for override in codex_overrides(base_url, model) for argument in ("-c", override)]
+
+
+def claude_environment(base_url: str) -> dict[str, str]:
+    """The environment with which Claude Code needs no account and no network; HOME is the caller's matter."""
+    return {
+        # Claude Code adds /v1 itself.
+        "ANTHROPIC_BASE_URL": base_url.removesuffix("/v1"),
+        "ANTHROPIC_API_KEY": "sk-corral-offline",
+        # Telemetry, error reports, the updater, and requests that only make the terminal nicer.
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_RETRIES": "1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }

@@ -79,8 +79,11 @@ async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -
         raise BadRequest(413, f"the body is over {MAX_BODY} bytes")
     body = bytearray()
     while len(body) < int(length):
-        async with asyncio.timeout(IO_TIMEOUT):
-            chunk = await reader.read(int(length) - len(body))
+        try:
+            async with asyncio.timeout(IO_TIMEOUT):
+                chunk = await reader.read(int(length) - len(body))
+        except ConnectionError as error:
+            raise HungUp from error
         if not chunk:
             raise HungUp
         body += chunk
@@ -91,6 +94,11 @@ async def send_json(writer: asyncio.StreamWriter, status: int, value: object) ->
     """Send a whole reply."""
     body = json.dumps(value).encode()
     await _send(writer, _head(status, "application/json", f"content-length: {len(body)}\r\n") + body)
+
+
+async def send_head(writer: asyncio.StreamWriter) -> None:
+    """Answer a HEAD request."""
+    await _send(writer, _head(200, "text/plain", "content-length: 0\r\n"))
 
 
 async def start_stream(writer: asyncio.StreamWriter) -> None:
@@ -114,6 +122,8 @@ async def pause(reader: asyncio.StreamReader, seconds: float) -> None:
                 pass
     except TimeoutError:
         return
+    except ConnectionError as error:
+        raise HungUp from error
     raise HungUp
 
 

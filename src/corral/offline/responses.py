@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corral.offline import http
-from corral.offline.script import Call, Fail, Pause, Place, Run, Say, Step
+from corral.offline.script import Call, Fail, Pause, Place, Run, Say, Step, Think, timed_deltas
 
 # Codex puts these before what a person wrote, as messages of the same role; they are not turns.
 CONTEXT_PREFIXES = (
@@ -32,8 +32,9 @@ def read_place(body: dict[str, Any]) -> Place:
     messages: list[str] = []
     results: list[str] = []
     entries = body.get("input", [])
+    conversation = str(body.get("prompt_cache_key", ""))
     if isinstance(entries, str):
-        return Place((entries,))
+        return Place((entries,), conversation=conversation)
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, dict):
             continue
@@ -44,7 +45,7 @@ def read_place(body: dict[str, Any]) -> Place:
             if not text.startswith(CONTEXT_PREFIXES):
                 messages.append(text)
                 results.clear()
-    return Place(tuple(messages), tuple(results))
+    return Place(tuple(messages), tuple(results), conversation)
 
 
 def _text(content: object) -> str:
@@ -123,8 +124,10 @@ async def stream_answer(
     )
 
 
-async def _play(stream: _Stream, step: Say | Run | Call | Pause) -> None:
+async def _play(stream: _Stream, step: Think | Say | Run | Call | Pause) -> None:
     match step:
+        case Think():
+            await _think(stream, step)
         case Say():
             await _say(stream, step)
         case Run():
@@ -139,14 +142,31 @@ async def _say(stream: _Stream, step: Say) -> None:
     index = len(stream.output)
     item = {"type": "message", "id": f"msg_{stream.name}_{index}", "role": "assistant", "status": "in_progress"}
     await stream.add({**item, "content": []})
-    for number, delta in enumerate(step.deltas()):
-        await http.pause(stream.reader, step.pause if number else 0.0)
+    for seconds, delta in timed_deltas(step):
+        await http.pause(stream.reader, seconds)
         await stream.event(
             "response.output_text.delta", item_id=item["id"], output_index=index, content_index=0, delta=delta
         )
     content = [{"type": "output_text", "text": step.text, "annotations": []}]
     stream.written += len(step.text)
     await stream.done({**item, "status": "completed", "content": content})
+
+
+async def _think(stream: _Stream, step: Think) -> None:
+    index = len(stream.output)
+    item = {"type": "reasoning", "id": f"rs_{stream.name}_{index}", "encrypted_content": None}
+    where = {"item_id": item["id"], "output_index": index, "summary_index": 0}
+    await stream.add({**item, "summary": []})
+    part = {"type": "summary_text", "text": ""}
+    await stream.event("response.reasoning_summary_part.added", **where, part=part)
+    for seconds, delta in timed_deltas(step):
+        await http.pause(stream.reader, seconds)
+        await stream.event("response.reasoning_summary_text.delta", **where, delta=delta)
+    part = {**part, "text": step.text}
+    await stream.event("response.reasoning_summary_text.done", **where, text=step.text)
+    await stream.event("response.reasoning_summary_part.done", **where, part=part)
+    stream.written += len(step.text)
+    await stream.done({**item, "summary": [part]})
 
 
 async def _call(stream: _Stream, step: Call) -> None:

@@ -3,7 +3,8 @@
 A *turn* is everything that the model does for one user message. A turn is spread over several *answers*, one per
 request: a tool call ends an answer, and its output comes with the next request. The place in the script is read from
 the conversation that each request carries (how many user messages, how many tool outputs since the last one), so the
-model keeps no state: a retry gets the same answer, and a resumed conversation goes on where it was.
+model keeps no state: a retry gets the same answer, and a resumed conversation goes on where it was. Only a failure that
+passes (`Fail(…, times=2)`) needs to know how often the same answer was asked for.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ class Say:
     text: str
     pause: float = 0.0
 
-    def deltas(self) -> list[str]:
-        """The pieces of the text; joined they are the text."""
-        return re.findall(r"\s*\S+|\s+", self.text)
+
+@dataclass(frozen=True, slots=True)
+class Think:
+    """Stream `text` as reasoning, as `Say` does; an agent shows it apart from what it says, or not at all."""
+
+    text: str
+    pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +61,23 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """Refuse: with this HTTP status where nothing was sent yet, else by failing the stream."""
+    """Refuse: with this HTTP status where nothing was sent yet, else by failing the stream.
+
+    With `times` the failure passes: so many requests for the answer are refused, the next one gets the steps behind.
+    """
 
     message: str
     status: int = 400
+    times: int | None = None
 
 
-Step: TypeAlias = Say | Run | Call | Pause | Fail
-ENDS_ANSWER = (Run, Call, Fail)
+def timed_deltas(step: Say | Think) -> list[tuple[float, str]]:
+    """The pieces of the text, which joined are the text, each with the seconds to wait before it."""
+    pieces = re.findall(r"\s*\S+|\s+", step.text)
+    return [(step.pause if number else 0.0, piece) for number, piece in enumerate(pieces)]
+
+
+Step: TypeAlias = Say | Think | Run | Call | Pause | Fail
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -81,7 +95,7 @@ class Turn:
         current: list[Step] = []
         for step in self.steps:
             current.append(step)
-            if isinstance(step, ENDS_ANSWER):
+            if _ends_answer(step):
                 answers.append(tuple(current))
                 current = []
         if current:
@@ -89,12 +103,20 @@ class Turn:
         return answers
 
 
+def _ends_answer(step: Step) -> bool:
+    return isinstance(step, (Run, Call)) or (isinstance(step, Fail) and step.times is None)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a request stands: the user messages so far, and the tool outputs since the last of them."""
+    """Where a request stands: the user messages so far, and the tool outputs since the last of them.
+
+    `conversation` is the agent's own name of it, empty where it sends none.
+    """
 
     messages: tuple[str, ...]
     results: tuple[str, ...] = ()
+    conversation: str = ""
 
 
 def echo(message: str) -> Turn:
@@ -109,10 +131,25 @@ class Script:
     turns: Sequence[Turn] = ()
     then: Callable[[str], Turn] = echo
 
-    def answer(self, place: Place) -> tuple[Step, ...]:
-        """The steps of the answer due at this place; none where the turn is over already."""
+    def answer(self, place: Place, refused: int = 0) -> tuple[Step, ...]:
+        """The steps of the answer due at this place; none where the turn is over already.
+
+        `refused` is how many requests for this very answer came before.
+        """
         number = max(len(place.messages) - 1, 0)
         message = place.messages[-1] if place.messages else ""
         turn = self.turns[number] if number < len(self.turns) else self.then(message)
         answers = turn.answers()
-        return answers[len(place.results)] if len(place.results) < len(answers) else ()
+        return _not_passed(answers[len(place.results)], refused) if len(place.results) < len(answers) else ()
+
+
+def _not_passed(steps: Sequence[Step], refused: int) -> tuple[Step, ...]:
+    """The steps behind the failures that have passed, up to one that has not."""
+    begin = 0
+    for number, step in enumerate(steps):
+        if isinstance(step, Fail) and step.times is not None:
+            if step.times > refused:
+                return tuple(steps[begin : number + 1])
+            refused -= step.times
+            begin = number + 1
+    return tuple(steps[begin:])

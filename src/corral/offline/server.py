@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from corral.offline import http, responses
-from corral.offline.script import Place, Script
+from corral.offline import http, messages, responses
+from corral.offline.script import Place, Script, Step
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,9 @@ class Seen:
 class OfflineModel:
     """A scripted model on the loopback: `async with OfflineModel(script) as model: … model.base_url`.
 
-    The Responses API is served below `base_url` (`POST /responses`, `GET /models`); another API is one more module
-    beside `responses` and one more line in `_answer`. Raises OSError from `start` where it cannot listen.
+    The Responses API (`POST /responses`, `GET /models`) and the Messages API (`POST /messages`) are served below
+    `base_url`; another API is one more module beside these and one more line in `_answer`. Raises OSError from `start`
+    where it cannot listen.
     """
 
     def __init__(self, script: Script | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -45,6 +46,7 @@ class OfflineModel:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Condition()
+        self._asked: Counter[Place] = Counter()
 
     @property
     def base_url(self) -> str:
@@ -108,13 +110,30 @@ class OfflineModel:
             case "POST", "/v1/responses":
                 body = request.json()
                 place = responses.read_place(body)
-                await self._record(request, body, place)
-                await responses.stream_answer(reader, writer, body, place, self.script.answer(place))
+                steps = await self._steps(request, body, place)
+                await responses.stream_answer(reader, writer, body, place, steps)
+            case "POST", "/v1/messages":
+                body = request.json()
+                place = messages.read_place(body)
+                steps = messages.aside(body) or await self._steps(request, body, place)
+                await messages.send_answer(reader, writer, body, place, steps)
+            case "POST", "/v1/messages/count_tokens":
+                await http.send_json(writer, 200, messages.count_tokens(request.json()))
+            case "HEAD", _:
+                # Claude Code asks for /api/hello, only to see whether anybody is there.
+                await http.send_head(writer)
             case "GET", "/v1/models":
                 # `models` is Codex's own list, which would take the place of what it knows: leave it empty.
                 await http.send_json(writer, 200, {"object": "list", "data": [], "models": []})
             case method, path:
                 raise http.BadRequest(404, f"the offline model does not serve {method} {path}")
+
+    async def _steps(self, request: http.Request, body: Mapping[str, Any], place: Place) -> tuple[Step, ...]:
+        """Keep the request, and find what the script says to it."""
+        steps = self.script.answer(place, self._asked[place])
+        self._asked[place] += 1
+        await self._record(request, body, place)
+        return steps
 
     async def _record(self, request: http.Request, body: Mapping[str, Any], place: Place) -> None:
         message = place.messages[-1] if place.messages else ""
@@ -125,6 +144,6 @@ class OfflineModel:
 
 async def _refuse(writer: asyncio.StreamWriter, status: int, message: str) -> None:
     try:
-        await http.send_json(writer, status, {"error": {"message": message, "type": "invalid_request_error"}})
+        await http.send_json(writer, status, messages.error_body(status, message))
     except http.HungUp:
         log.debug("an agent hung up before it was refused")
