@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.harness import sudoers
+from tests.harness import engines, sudoers
 from tests.harness.driving import Driver
+from tests.harness.engines import Engine
 from tests.harness.service import Service
 from tests.harness.stage import Account, Stage, raise_stage
 from tests.harness.trees import Planted, Tree, plant
@@ -145,43 +146,38 @@ def planted(service: Service) -> Callable[[Tree], Planted]:
 
 @pytest.fixture(scope="session")
 def codex_command(stage: Stage) -> list[str]:
-    """The real codex, readable by every account and allowed by sudo: CORRAL_TEST_CODEX, the wheel, or PATH."""
-    found = os.environ.get("CORRAL_TEST_CODEX") or _codex_wheel() or shutil.which("codex")
-    if not found:
-        pytest.skip("codex: not found; set CORRAL_TEST_CODEX=/path/to/codex, or: pip install openai-codex-cli-bin")
-    command = _expose_package(stage, Path(found).resolve())
-    stage.allow(command)
-    return [command]
+    """The real codex, readable by every account and allowed by sudo."""
+    return [_engine(stage, "codex", engines.find_codex()).program]
 
 
 @pytest.fixture(scope="session")
 def claude_command(stage: Stage) -> list[str]:
-    """The real claude, readable by every account and allowed by sudo: CORRAL_TEST_CLAUDE, .cache/npm, or PATH."""
-    found = os.environ.get("CORRAL_TEST_CLAUDE") or _claude_in_cache() or shutil.which("claude")
+    """The real claude, readable by every account and allowed by sudo."""
+    return [_engine(stage, "claude", engines.find_claude()).program]
+
+
+CODEX = pytest.param("codex", marks=pytest.mark.codex)
+CODEX_WHEEL = pytest.param("codex-wheel", marks=pytest.mark.codex)
+CLAUDE = pytest.param("claude", marks=pytest.mark.claude)
+
+
+@pytest.fixture(scope="session", params=[CODEX, CODEX_WHEEL, CLAUDE])
+def engine(request: pytest.FixtureRequest, stage: Stage) -> Engine:
+    """Each real engine: codex as npm has it (below its node wrapper), codex from the wheel (without), claude."""
+    if request.param == "claude":
+        return _engine(stage, "claude", engines.find_claude())
+    found, wheel = engines.find_codex(), engines.find_codex_wheel()
+    if request.param == "codex":
+        return _engine(stage, "codex", found)
+    if wheel == found:
+        pytest.skip("codex: there is only one, the wheel's")
+    return _engine(stage, "codex", wheel)
+
+
+def _engine(stage: Stage, name: str, found: str | None) -> Engine:
     if not found:
-        pytest.skip(
-            "claude: not found; set CORRAL_TEST_CLAUDE=/path/to/claude, or: "
-            f"npm install --prefix .cache/npm @anthropic-ai/claude-code@{CLAUDE_VERSION}"
-        )
-    command = _expose_package(stage, Path(found).resolve())
-    stage.allow(command)
-    return [command]
-
-
-def _claude_in_cache() -> str | None:
-    program = Path(__file__).parents[1] / ".cache/npm/node_modules/.bin/claude"
-    return str(program) if program.exists() else None
-
-
-def _codex_wheel() -> str | None:
-    try:
-        import codex_cli_bin
-    except ImportError:
-        return None
-    return str(Path(codex_cli_bin.__file__).with_name("bin") / "codex")
-
-
-def _expose_package(stage: Stage, program: Path) -> str:
-    """Bind the whole installation: an npm package finds its native binary beside itself, codex's wheel its tools."""
-    top = next((folder for folder in program.parents if folder.name in ("node_modules", "codex_cli_bin")), program)
-    return str(stage.expose(top) / program.relative_to(top))
+        package = engines.PACKAGES[name]
+        pytest.skip(f"{name}: not found; set CORRAL_TEST_{name.upper()}=/path/to/{name}, or: npm install {package}")
+    program = engines.expose(found, stage.expose)
+    stage.allow(program)
+    return Engine(name, program, "npm" if "node_modules" in found else "wheel")

@@ -8,6 +8,7 @@ MODE = sys.argv[1]
 asked: dict[Any, str] = {}
 answers: dict[str, Any] = {}
 turns = 0
+interrupts = 0
 refusals = 2 if MODE == "overloaded" else 0
 
 
@@ -33,18 +34,27 @@ def say(text: str) -> None:
 
 
 def misbehave() -> None:
-    if MODE == "garbage":
-        sys.stdout.write('{"half": \n\nnot json\n[1, 2]\n{"id": {}, "method": 7}\n')
-        note("turn/completed", turn="no object")
-        note("brand/new", everything={"is": "unknown"})
-        say("survived")
-        complete()
-    elif MODE == "asks":
-        questions = {"questions": [{"question": "Which one?", "id": "q"}], "itemId": "i", "turnId": turn_id()}
+    if MODE == "asks":
+        option = {"label": "Blue", "description": "cold"}
+        question = {"question": "Which one?", "id": "q", "options": [option], "isOther": True}
+        questions = {"questions": [question], "itemId": "i", "turnId": turn_id()}
+        form = {"properties": {"age": {"type": "integer"}, "sure": {"type": "boolean"}}, "required": ["age"]}
+        tool = {"codex_approval_kind": "mcp_tool_call", "persist": ["session", "always"], "tool_params": {"x": 1}}
+        change = {"type": "fileChange", "id": "i", "changes": [{"path": "a.txt"}], "status": "inProgress"}
+        note("item/started", turnId=turn_id(), item=change)
         requests = {
             "future/request": {},
             "item/tool/requestUserInput": questions,
-            "mcpServer/elicitation/request": {"serverName": "s", "message": "sure?", "mode": "form"},
+            "mcpServer/elicitation/request": {"serverName": "s", "message": "How old?", "requestedSchema": form},
+            "mcpServer/elicitation/request/url": {
+                "serverName": "s",
+                "message": "Go",
+                "mode": "url",
+                "url": "https://a.b",
+            },
+            "mcpServer/elicitation/request/own": {"serverName": "s", "mode": "openai/userVerification", "title": "t"},
+            "mcpServer/elicitation/request/tool": {"serverName": "s", "message": "Use it?", "_meta": tool},
+            "currentTime/read": {},
             "item/tool/call": {"tool": "t", "arguments": {}},
             "item/permissions/requestApproval": {"permissions": {"network": {"enabled": True}}, "turnId": turn_id()},
             "item/fileChange/requestApproval": {"itemId": "i", "turnId": turn_id()},
@@ -52,30 +62,29 @@ def misbehave() -> None:
             "execCommandApproval": {"command": ["rm", "y"]},
         }
         for number, (method, params) in enumerate(requests.items()):
-            asked[f"ask-{number}"] = method
+            asked[f"ask-{number}"] = method  # with what tells those of one method apart
+            method = "/".join(method.split("/")[:3]) if method.startswith("mcp") else method
             put({"id": f"ask-{number}", "method": method, "params": params})
-    elif MODE == "exits":
-        sys.stderr.write("fatal: the disk is full\n")
-        sys.exit(0)
-    elif MODE in ("deaf", "silent"):
-        say("working")
     elif MODE == "chatty":
         note("error", turnId=turn_id(), error={"message": "busy"}, willRetry=True)
-        note("warning", message="old model")
-        note("warning", message="old model")
+        count = {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15 * turns}
+        for _ in range(2):  # as 0.125 does
+            note("thread/tokenUsage/updated", turnId=turn_id(), tokenUsage={"last": count, "total": count})
+        window = {"usedPercent": 91, "windowDurationMins": 300, "resetsAt": 1_800_000_000}
+        note("account/rateLimits/updated", rateLimits={"primary": window, "secondary": None})
         note("item/completed", turnId="other", item={"type": "agentMessage", "id": "o", "text": "not yours"})
         note("item/completed", turnId=turn_id(), item={"type": "agentMessage", "id": "a", "text": "never streamed"})
         say("part")
         note("item/completed", turnId=turn_id(), item={"type": "agentMessage", "id": "m", "text": "partly"})
         complete()
-        say("too late")
-        complete("failed")
+    elif MODE == "silent":
+        say("working")
     else:
         complete()
 
 
 def main() -> None:
-    global refusals, turns
+    global interrupts, refusals, turns
     for line in sys.stdin:
         message = json.loads(line)
         method, number = message.get("method"), message.get("id")
@@ -93,14 +102,16 @@ def main() -> None:
             turns += 1
             put({"id": number, "result": {"turn": {"id": turn_id(), "status": "inProgress", "items": []}}})
             misbehave()
-        elif method == "turn/interrupt" and MODE != "deaf":
-            put({"id": number, "result": {}})
-            complete("interrupted")
+        elif method == "turn/interrupt":
+            interrupts += 1
+            if interrupts > 1:  # 0.125 gives no answer to one that comes too early
+                put({"id": number, "result": {}})
+                complete("interrupted")
+        elif method == "model/list":
+            efforts = [{"reasoningEffort": "low"}, {"reasoningEffort": "high"}]
+            put({"id": number, "result": {"data": [{"supportedReasoningEfforts": efforts}]}})
         elif number is not None:
             put({"id": number, "result": {}})
 
 
-if MODE == "mute":
-    sys.stderr.write("error: no such subcommand\n")
-    sys.exit(2)
 main()

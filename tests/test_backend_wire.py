@@ -1,16 +1,39 @@
 """Below every backend: lines of any length, a feed with one end, the JSON of events, and a child's environment."""
 
 import asyncio
+import os
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.backends import feed as feed_module
+from corral.backends import forms
+from corral.backends.attachments import read_input
+from corral.backends.base import (
+    ApprovalClosed,
+    ApprovalRequested,
+    Input,
+    Limits,
+    Notice,
+    Text,
+    ToolEnded,
+    ToolOutput,
+    ToolStarted,
+    TurnEnded,
+    TurnEvent,
+    TurnStarted,
+    Usage,
+    to_json,
+)
 from corral.backends.environment import child_environment
-from corral.backends.events import Notice, Text, ToolEnded, TurnEnded, to_json
+from corral.backends.errors import InputError
 from corral.backends.feed import TurnFeed
-from corral.backends.jsonl import read_lines
+from corral.backends.jsonl import TooLong, read_lines
+from corral.backends.turn import Clock
+from tests.harness.backends import check
 
 
 async def lines_of(chunks: list[bytes], max_line: int = 1000) -> list[bytes]:
@@ -27,33 +50,163 @@ def test_lines_are_those_of_split_whatever_the_chunks(chunks: list[bytes]) -> No
     assert asyncio.run(lines_of(chunks, max_line=10_000)) == want
 
 
-async def test_a_line_over_the_bound_is_dropped_and_the_next_is_read() -> None:
+async def test_a_line_over_the_bound_is_dropped_and_told_and_the_next_is_read() -> None:
     big = b"x" * 200_000
-    assert await lines_of([b"a\n", big, b"\nb\n", big]) == [b"a", b"b"]
+    lines = await lines_of([b"a\n", big, b"\nb\n", big])
+    assert lines == [b"a", TooLong(200_000), b"b", TooLong(200_000)]
+    assert [isinstance(line, TooLong) for line in lines] == [False, True, False, True]
 
 
-async def test_nothing_follows_the_end_of_a_feed() -> None:
+async def read_all(feed: TurnFeed) -> list[TurnEvent]:
+    async with asyncio.timeout(5):
+        got = [await feed.get()]
+        while not isinstance(got[-1], TurnEnded):
+            got.append(await feed.get())
+    return got
+
+
+EVENTS = st.one_of(
+    st.builds(TurnStarted, st.sampled_from(["1", "2"])),
+    st.builds(Text, st.text(max_size=3), st.sampled_from(["m", "n"])),
+    st.builds(ToolStarted, st.sampled_from(["a", "b"]), st.just("command"), st.just("x")),
+    st.builds(ToolOutput, st.sampled_from(["a", "b"]), st.text(max_size=3)),
+    st.builds(ToolEnded, st.sampled_from(["a", "b"]), st.just("command"), st.just("x"), st.just("completed")),
+    st.builds(ApprovalRequested, st.sampled_from(["p", "q"]), st.just("command"), st.just("x")),
+    st.builds(ApprovalClosed, st.sampled_from(["p", "q"]), st.just("accept")),
+    st.builds(Notice, st.text(max_size=3)),
+    st.builds(TurnEnded, st.just("completed")),
+)
+
+
+@given(st.lists(EVENTS, max_size=40))
+def test_whatever_an_engine_says_a_turn_holds_its_invariants(events: list[TurnEvent]) -> None:
     feed = TurnFeed()
-    for event in (Text("a"), TurnEnded("completed"), Text("late"), TurnEnded("failed", "late")):
+    for event in [*events, TurnEnded("failed", "the last word")]:
         feed.put(event)
-    assert [await feed.get(1), await feed.get(1)] == [Text("a"), TurnEnded("completed")]
-    with pytest.raises(TimeoutError):
-        await feed.get(0.01)
+    check(asyncio.run(read_all(feed)))
 
 
 async def test_a_slow_reader_gets_all_the_text_in_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "LAG", 10)
     feed = TurnFeed()
+    feed.put(TurnStarted("1"))
     for number in range(1000):
         feed.put(Text(f"{number} ", "one"))
     feed.put(Text("other", "two"))
     feed.put(TurnEnded("completed"))
-    got = []
-    while not isinstance(event := await feed.get(1), TurnEnded):
-        got.append(event)
-    assert len(got) == 11
+    _, *got, _ = await read_all(feed)
+    assert len(got) == 10
     assert "".join(event.delta for event in got if isinstance(event, Text)).split()[:3] == ["0", "1", "2"]
     assert got[-1] == Text("other", "two")
+
+
+class TestClock:
+    """When a turn has gone on for too long."""
+
+    def test_a_notice_and_a_bill_are_no_signs_of_life(self) -> None:
+        clock = Clock(Limits(silence=100, turn=1000))
+        clock.last_life -= 50
+        clock.note(Notice("it tries again"))
+        clock.note(Usage(1, 0, 1, 2))
+        assert 49 < clock.left()[0] <= 50
+        clock.note(Text("hm"))
+        assert 99 < clock.left()[0] <= 100
+
+    def test_a_running_tool_is_life_up_to_its_own_bound(self) -> None:
+        clock = Clock(Limits(silence=10, tool=100, turn=1000))
+        clock.note(ToolStarted("t", "command", "make"))
+        clock.last_life -= 50
+        assert clock.left() == (pytest.approx(100, abs=1), "100 s, a tool's limit, in 'make'")
+        assert clock.note(ToolEnded("t", "command", "make", "completed")), "the deadline comes nearer"
+        assert clock.left() == (pytest.approx(10, abs=1), "10 s of silence")
+
+    def test_an_open_approval_stops_the_silence_but_not_the_turn_s_limit(self) -> None:
+        clock = Clock(Limits(silence=10, turn=1000))
+        clock.last_life -= 50
+        clock.approvals = 1
+        assert clock.left() == (pytest.approx(1000, abs=1), "the turn's limit of 1000 s")
+
+
+class TestForms:
+    """Forms of MCP servers."""
+
+    SCHEMA: ClassVar[dict[str, Any]] = {
+        "properties": {
+            "name": {"type": "string", "title": "Name", "description": "yours"},
+            "age": {"type": "integer"},
+            "sure": {"type": "boolean"},
+            "one": {"type": "string", "enum": ["r", "g"], "enumNames": ["Red", "Green"]},
+            "two": {"type": "string", "oneOf": [{"const": "a", "title": "Aye"}, {"const": "n", "title": "No"}]},
+            "some": {"type": "array", "items": {"type": "string", "enum": ["x", "y", "z"]}},
+        },
+        "required": ["name"],
+    }
+
+    def test_each_property_is_a_question(self) -> None:
+        asked = {question.question_id: question for question in forms.questions(self.SCHEMA)}
+        assert asked["name"].text == "Name: yours"
+        assert asked["name"].free
+        assert asked["name"].required
+        assert not asked["age"].required
+        assert asked["sure"].options == ("yes", "no")
+        assert asked["one"].options == ("Red", "Green")
+        assert asked["two"].options == ("Aye", "No")
+        assert asked["some"].several
+        assert asked["some"].options == ("x", "y", "z")
+
+    def test_the_answers_become_what_the_form_wants(self) -> None:
+        given = {"name": ["Ada"], "age": ["36"], "sure": ["Yes"], "one": ["Green"], "two": ["a"], "some": ["x", "z"]}
+        wanted = {"name": "Ada", "age": 36, "sure": True, "one": "g", "two": "a", "some": ["x", "z"]}
+        assert forms.content(self.SCHEMA, given) == wanted
+
+    @pytest.mark.parametrize(
+        ("answers", "words"),
+        [
+            ({}, "Name: yours needs an answer"),
+            ({"name": ["Ada"], "age": ["old"]}, "'old' is not a whole number"),
+            ({"name": ["Ada"], "sure": ["perhaps"]}, "'perhaps' is neither yes nor no"),
+            ({"name": ["Ada"], "one": ["Blue"]}, "'Blue' is none of Red, Green"),
+        ],
+    )
+    def test_what_the_form_does_not_take_is_told(self, answers: dict[str, list[str]], words: str) -> None:
+        with pytest.raises(forms.FormError, match=words):
+            forms.content(self.SCHEMA, answers)
+
+    @given(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.dictionaries(st.text(), inner)))
+    def test_no_schema_breaks_it(self, schema: object) -> None:
+        forms.questions({"properties": schema})
+        forms.questions(schema)
+
+
+class TestAttachments:
+    """What a person attaches."""
+
+    @pytest.mark.parametrize(
+        ("start", "kind"),
+        [
+            (b"\x89PNG\r\n\x1a\n", "image/png"),
+            (b"\xff\xd8\xff\xe0", "image/jpeg"),
+            (b"GIF89a", "image/gif"),
+            (b"RIFF\0\0\0\0WEBP", "image/webp"),
+        ],
+    )
+    async def test_a_picture_is_known_by_its_first_bytes(self, tmp_path: Path, start: bytes, kind: str) -> None:
+        path = tmp_path / "picture"
+        path.write_bytes(start + b"rest")
+        [image] = (await read_input(Input("", images=(path,)))).images
+        assert image.media_type == kind
+
+    async def test_what_is_no_picture_is_refused_with_what_to_do(self, tmp_path: Path) -> None:
+        text, pipe = tmp_path / "a.txt", tmp_path / "pipe"
+        text.write_text("hello")
+        os.mkfifo(pipe)
+        for path, words in ((text, "attach it as a file"), (pipe, "is no file"), (tmp_path, "is no file")):
+            with pytest.raises(InputError, match=words):
+                await read_input(Input("look", images=(path,)))
+
+    async def test_files_are_named(self, tmp_path: Path) -> None:
+        message = await read_input(Input("read", files=(tmp_path / "a b.txt",)))
+        assert message.text == f"read\n\nAttached files:\n- {tmp_path}/a b.txt"
 
 
 def test_an_event_names_itself_in_json() -> None:

@@ -140,7 +140,7 @@ class TestOverPipes:
             chat.close_input()
             assert await chat.exited() == 0
         first, second = chat.named("backend_started")
-        assert (second["resumed"], second["thread_id"]) == (True, first["thread_id"])
+        assert (second["resumed"], second["conversation"]) == (True, first["conversation"])
         assert chat.text == "I begin.two"
         await house.until_empty()
 
@@ -184,7 +184,7 @@ class TestOverPipes:
             await chat.count("turn_ended", 3)
             chat.send("/quit")
             assert await chat.exited() == 0
-        first, second, third = (event["thread_id"] for event in chat.named("backend_started"))
+        first, second, third = (event["conversation"] for event in chat.named("backend_started"))
         assert first != second == third
         assert chat.text == "oneonetwo"
         assert len(chat.named("backend_ended")) == 3
@@ -202,7 +202,7 @@ class TestOverPipes:
             assert "there is no command /nonsense" in unknown
             assert "/stop" in unknown
             assert "/restart" in help_text
-            assert chat.named("backend_started")[0]["thread_id"] in status
+            assert chat.named("backend_started")[0]["conversation"] in status
             assert "a turn runs for" in status
             assert "codex" in status
             chat.send("/quit")

@@ -7,8 +7,18 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from corral.backends.base import (
+    BackendEnded,
+    BackendStarted,
+    Event,
+    Input,
+    Notice,
+    Text,
+    TurnEnded,
+    TurnEvent,
+    TurnStarted,
+)
 from corral.backends.errors import BackendError, ResumeError
-from corral.backends.events import BackendEnded, BackendStarted, Event, Notice, Text, TurnEnded, TurnEvent, TurnStarted
 from corral.chat.conversation import Conversation
 from corral.process import Report
 from tests.harness.waiting import until
@@ -17,30 +27,32 @@ EMPTY = Report("proven_empty", "no_children", 0.0)
 
 
 class Backend:
-    """Stands for a CodexBackend: a turn goes on until it is told to end."""
+    """Stands for a backend: a turn goes on until it is told to end."""
 
-    def __init__(self, thread_id: str, *, resumed: bool) -> None:
-        self.thread_id = thread_id
+    def __init__(self, conversation: str, *, resumed: bool) -> None:
+        self.conversation = conversation if resumed else ""
+        self._name = conversation
         self.gone = ""
-        self.started = BackendStarted("codex", 1, "me", thread_id, resumed=resumed)
+        self.started = BackendStarted("codex", 1, "me", conversation, resumed=resumed)
         self.turns: list[str] = []
         self.end_turn = asyncio.Event()
         self.may_end = asyncio.Event()
         self.may_end.set()
         self.ending = False
 
-    async def turn(self, text: str) -> AsyncIterator[TurnEvent]:
-        self.turns.append(text)
+    async def send(self, message: Input) -> AsyncIterator[TurnEvent]:
+        self.turns.append(message.text)
+        self.conversation = self._name
         yield TurnStarted("1")
-        yield Text(text)
+        yield Text(message.text)
         await self.end_turn.wait()
         yield TurnEnded("interrupted", "the backend was ended") if self.ending else TurnEnded("completed")
 
-    async def end(self) -> Report:
+    async def end(self) -> BackendEnded:
         self.ending = True
         await self.may_end.wait()
         self.end_turn.set()
-        return EMPTY
+        return BackendEnded(EMPTY)
 
 
 @dataclass

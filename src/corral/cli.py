@@ -237,7 +237,7 @@ def chat(
     state_dir: StateDir = None,
 ) -> None:
     """Talk with Codex."""
-    from corral.backends.codex import find_codex
+    from corral.backends.codex import Codex, find_codex
     from corral.backends.errors import EngineNotFoundError
     from corral.chat import terminal
     from corral.demo import offline as offline_model
@@ -251,11 +251,9 @@ def chat(
         say(str(error))
         raise typer.Exit(1) from None
     options = terminal.ChatOptions(
-        command,
+        Codex(command, approval=approval.value, sandbox=sandbox.value),
         user=user,
         person=person or user or "",
-        approval=approval.value,
-        sandbox=sandbox.value,
         as_json=as_json,
         state_dir=state_dir,
     )

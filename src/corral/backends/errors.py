@@ -30,3 +30,11 @@ class RequestError(BackendError):
 
 class ConnectionEndedError(BackendError):
     """The engine closed its side, or stopped reading, before it answered."""
+
+
+class RefusedError(BackendError):
+    """The engine did not take a message, and is as it was."""
+
+
+class InputError(BackendError):
+    """A message cannot be sent as it is; nothing was sent."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
 
-log = logging.getLogger(__name__)
-
-MAX_LINE = 256 * 1024 * 1024  # bytes; a longer line is dropped, and the stream goes on behind it
+MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is dropped, and the stream goes on behind it
 READ_SIZE = 64 * 1024  # bytes
 
 
-async def read_lines(reader: asyncio.StreamReader, *, max_line: int = MAX_LINE) -> AsyncIterator[bytes]:
+class TooLong(int):
+    """Stands for a line that was dropped: its length in bytes."""
+
+
+async def read_lines(reader: asyncio.StreamReader, *, max_line: int = MAX_LINE) -> AsyncIterator[bytes | TooLong]:
     """Yield the lines that hold something, without their ends; what follows the last line end counts as a line.
+
+    A line of more than `max_line` bytes takes no more memory than that, and a TooLong its place.
 
     It reads by `read(n)`: `readline` would raise at the reader's own limit (64 KiB by default) and lose its place. It
     ends at the end of input; the caller bounds how long it listens.
@@ -26,7 +29,8 @@ async def read_lines(reader: asyncio.StreamReader, *, max_line: int = MAX_LINE) 
     while chunk := await reader.read(READ_SIZE):
         *ended, rest = chunk.split(b"\n")
         for piece in ended:
-            line = _join(parts, length + len(piece), piece, max_line)
+            size = length + len(piece)
+            line = b"".join([*parts, piece]).strip() if size <= max_line else TooLong(size)
             parts, length = [], 0
             if line:
                 yield line
@@ -35,12 +39,6 @@ async def read_lines(reader: asyncio.StreamReader, *, max_line: int = MAX_LINE) 
             parts.clear()  # memory stays bounded; `length` remembers that this line is too long
         else:
             parts.append(rest)
-    if line := _join(parts, length, b"", max_line):
+    line = b"".join(parts).strip() if length <= max_line else TooLong(length)
+    if line:
         yield line
-
-
-def _join(parts: list[bytes], length: int, piece: bytes, max_line: int) -> bytes:
-    if length > max_line:
-        log.warning("a line of %d bytes was dropped: over the bound of %d", length, max_line)
-        return b""
-    return b"".join([*parts, piece]).strip()

@@ -1,13 +1,12 @@
-"""Asking the person at the terminal for leave: the next line that is an answer answers the oldest question."""
+"""Asking the person at the terminal for leave: the next lines that are answers answer the oldest question."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+from collections.abc import Callable
 
-from corral.backends.events import ApprovalRequested, Decision
+from corral.backends.base import Answer, ApprovalClosed, ApprovalRequested, Decision, Event, Question
 
-ANSWERS: dict[str, Decision] = {
+WORDS: dict[str, Decision] = {
     "y": "accept",
     "yes": "accept",
     "n": "decline",
@@ -18,32 +17,73 @@ ANSWERS: dict[str, Decision] = {
 
 
 class Approver:
-    """The open questions of one conversation."""
+    """The open approvals of one conversation; `decide` is told what the person decided."""
 
-    def __init__(self) -> None:
-        self._open: deque[asyncio.Future[Decision]] = deque()
-
-    async def ask(self, _: ApprovalRequested) -> Decision:
-        """Wait for the person's decision; the backend bounds it, and it shows the question as an event."""
-        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._open.append(future)
-        try:
-            return await future
-        finally:
-            if future in self._open:
-                self._open.remove(future)
+    def __init__(self, decide: Callable[[str, Answer], bool], *, asks: bool) -> None:
+        self._decide = decide
+        self._asks = asks
+        self._open: dict[str, ApprovalRequested] = {}
+        self._answers: dict[str, list[str]] = {}
 
     @property
-    def waiting(self) -> bool:
-        """Whether a question is open."""
-        return bool(self._open)
+    def waiting(self) -> str:
+        """What the next line should be; empty if nothing is asked."""
+        for approval in self._open.values():
+            left = self._unanswered(approval)
+            if not left:
+                return "answer y, n or s"
+            options = f" ({', '.join(left[0].options)})" if left[0].options else ""
+            return f"answer, or say /deny: {left[0].text}{options}"
+        return ""
+
+    def see(self, event: Event) -> None:
+        """Take notice of what is asked, and of what is not any more. Where nobody can be asked the answer is no."""
+        if isinstance(event, ApprovalRequested):
+            if self._asks:
+                self._open[event.approval_id] = event
+            else:
+                self._decide(event.approval_id, Answer("decline"))
+        elif isinstance(event, ApprovalClosed) and self._open.pop(event.approval_id, None) is not None:
+            self._answers.clear()
 
     def answer(self, line: str) -> bool:
-        """Take a line for an answer, if a question is open and the line is one."""
-        decision = ANSWERS.get(line.strip().lower())
-        if decision is None or not self._open:
-            return False
-        future = self._open.popleft()
-        if not future.done():
-            future.set_result(decision)
+        """Take a line for an answer, if something is asked and the line answers it."""
+        for approval in self._open.values():
+            left = self._unanswered(approval)
+            if not left:
+                decision = WORDS.get(line.strip().lower())
+                return decision is not None and self._settle(approval, Answer(decision))
+            if not line.strip() and left[0].required:
+                return False
+            self._answers[left[0].question_id] = _given(left[0], line)
+            if len(left) == 1:
+                self._settle(approval, Answer("accept", dict(self._answers)))
+            return True
+        return False
+
+    def decide(self, decision: Decision) -> bool:
+        """Decide the oldest; False if nothing is asked."""
+        for approval in self._open.values():
+            return self._settle(approval, Answer(decision, dict(self._answers)))
+        return False
+
+    def _unanswered(self, approval: ApprovalRequested) -> list[Question]:
+        return [question for question in approval.questions if question.question_id not in self._answers]
+
+    def _settle(self, approval: ApprovalRequested, answer: Answer) -> bool:
+        del self._open[approval.approval_id]
+        self._answers.clear()
+        self._decide(approval.approval_id, answer)
         return True
+
+
+def _given(question: Question, line: str) -> list[str]:
+    parts = [part.strip() for part in line.split(",")] if question.several else [line.strip()]
+    return [_option(question, part) for part in parts if part]
+
+
+def _option(question: Question, text: str) -> str:
+    """The option that is meant: by its number, or whatever its case; else the person's own words."""
+    if text.isdecimal() and 1 <= int(text) <= len(question.options):
+        return question.options[int(text) - 1]
+    return next((option for option in question.options if option.lower() == text.lower()), text)

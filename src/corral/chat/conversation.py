@@ -9,12 +9,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Protocol, TypeAlias
 
-from corral.backends.codex import CodexBackend
+from corral.backends.base import Answer, Backend, Event, Input, Notice, TurnEnded, Usage
 from corral.backends.errors import BackendError, ResumeError
-from corral.backends.events import BackendEnded, Event, Notice, TurnEnded, TurnStarted, Usage
 from corral.process import JobError
 
-OpenBackend: TypeAlias = Callable[[str | None], Awaitable[CodexBackend]]
+OpenBackend: TypeAlias = Callable[[str | None], Awaitable[Backend]]
 """Starts a backend; it is given the id of the conversation to go on with, if there is one."""
 
 READ_TIMEOUT = 5.0  # seconds for the last events of a turn to be shown, once its backend has ended
@@ -43,9 +42,9 @@ class Conversation:
     """
 
     def __init__(self, open_backend: OpenBackend, front: Front) -> None:
-        self.backend: CodexBackend | None = None
-        self.thread_id = ""
-        self.thread_tokens = 0
+        self.backend: Backend | None = None
+        self.conversation_id = ""
+        self.tokens = 0
         self.began = 0.0
         """When the running turn began (`time.monotonic`); 0 while none runs."""
         self.failures = 0
@@ -57,8 +56,8 @@ class Conversation:
         self._waiting: deque[str] = deque()
         self._wake = asyncio.Event()
         self._changing = asyncio.Lock()
-        self._opening: asyncio.Task[CodexBackend] | None = None
-        self._ending: CodexBackend | None = None
+        self._opening: asyncio.Task[Backend] | None = None
+        self._ending: Backend | None = None
         self._opened = 0.0
         self._resumable: str | None = None
         self._shown = asyncio.Event()
@@ -118,6 +117,10 @@ class Conversation:
         elif self.backend is not None:
             await self.backend.interrupt()
 
+    def answer(self, approval_id: str, answer: Answer) -> bool:
+        """Decide an open approval; False if it waits no more."""
+        return self.backend is not None and self.backend.answer(approval_id, answer)
+
     def stop(self, *, forget: bool = False) -> Coroutine[Any, Any, None]:
         """Stop the turn, drop what waits, and end the backend with all that it started; await what it returns.
 
@@ -141,7 +144,7 @@ class Conversation:
     async def hurry(self) -> None:
         """Take the grace away from an ending that is under way."""
         if self._ending is not None:
-            await self._ending.job.end(grace=0)
+            await self._ending.hurry()
 
     def _begin_change(self) -> bool:
         """Stop what runs, and hold back what comes; whether a start was stopped."""
@@ -162,7 +165,7 @@ class Conversation:
                     self._notice("nothing is running")
                 await self._end()
                 if forget:
-                    self.thread_id, self.thread_tokens, self._resumable = "", 0, None
+                    self.conversation_id, self.tokens, self._resumable = "", 0, None
                     self._notice("the next message begins a new conversation")
         finally:
             self._finish_change()
@@ -201,23 +204,22 @@ class Conversation:
                 if self.backend is backend:
                     await self._end()
 
-    async def _read_turn(self, backend: CodexBackend, text: str) -> TurnEnded:
+    async def _read_turn(self, backend: Backend, text: str) -> TurnEnded:
         end = TurnEnded("failed", "the turn ended without a word")
-        async with aclosing(backend.turn(text)) as events:  # type: ignore[type-var]
+        async with aclosing(backend.send(Input(text))) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, TurnEnded):
                     end = event
                     continue
-                if isinstance(event, TurnStarted):
-                    # Before its first turn a conversation is not written down, and cannot be gone on with.
-                    self._resumable = backend.thread_id
+                if backend.conversation:
+                    self.conversation_id = self._resumable = backend.conversation
                 if isinstance(event, Usage):
-                    self.thread_tokens = event.thread_tokens
+                    self.tokens = event.conversation_tokens
                 self._front.show(event)
                 await self._front.ready()
         return end
 
-    async def _backend_for_turn(self, stops: int) -> CodexBackend | None:
+    async def _backend_for_turn(self, stops: int) -> Backend | None:
         """The backend, started if need be; None if there was a stop since `stops` was read."""
         async with self._changing:
             if stops != self._stops:
@@ -246,15 +248,15 @@ class Conversation:
             return
         self.backend = opening.result()
         self._opened = time.monotonic()
-        self.thread_id = self.backend.thread_id
+        self.conversation_id = self.backend.started.conversation
         self._front.show(self.backend.started)
 
-    async def _start(self) -> CodexBackend:
+    async def _start(self) -> Backend:
         try:
             return await self._open_backend(self._resumable)
         except ResumeError as error:
             self._notice(f"{error}; this is a new one")
-            self.thread_tokens, self._resumable = 0, None
+            self.tokens, self._resumable = 0, None
             return await self._open_backend(None)
 
     async def _end(self) -> None:
@@ -263,15 +265,15 @@ class Conversation:
         if backend is None:
             return
         self._ending = backend
-        report = await backend.end()
+        ended = await backend.end()
         self._ending = None
         try:
             async with asyncio.timeout(READ_TIMEOUT):
                 await self._shown.wait()
         except TimeoutError:
             self._notice("the turn's last events could not be shown in time")
-        self.survivors = self.survivors or not report.empty
-        self._front.show(BackendEnded(report))
+        self.survivors = self.survivors or not ended.report.empty
+        self._front.show(ended)
 
     def _cancel_opening(self) -> bool:
         return self._opening is not None and self._opening.cancel()

@@ -12,12 +12,14 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text as Styled
 
 from corral import view
-from corral.backends.events import (
+from corral.backends.base import (
     ApprovalRequested,
     BackendEnded,
     BackendStarted,
     Event,
     Notice,
+    Question,
+    Reasoning,
     Text,
     ToolEnded,
     ToolStarted,
@@ -90,7 +92,7 @@ class TextPrinter:
         match event:
             case BackendStarted():
                 self._started(event)
-            case Text():
+            case Text() | Reasoning():
                 self._text(event)
             case ToolStarted():
                 self._tools[event.tool_id] = time.monotonic()
@@ -135,17 +137,20 @@ class TextPrinter:
         self._console.print(block)
 
     def _started(self, event: BackendStarted) -> None:
-        parts = [event.engine, event.model, f"as {event.user}", f"pid {event.pid}", f"conversation {event.thread_id}"]
+        parts = [event.engine, event.model, f"as {event.user}", f"pid {event.pid}"]
+        if event.conversation:
+            parts.append(f"conversation {event.conversation}")
         more = ", gone on with" if event.resumed else ""
         self._line(Styled(" · ".join(part for part in parts if part) + more, "dim"))
 
-    def _text(self, event: Text) -> None:
+    def _text(self, event: Text | Reasoning) -> None:
         if event.message_id != self._message or self._prompted:
             self.fresh_line()
         self._message = event.message_id
         text = harmless(event.delta)
         if text:
-            self._console.print(Styled(text), end="")
+            style = "dim italic" if isinstance(event, Reasoning) else ""
+            self._console.print(Styled(text, style), end="")
             self._open_line = not text.endswith("\n")
 
     def _tool_end(self, event: ToolEnded) -> RenderableType:
@@ -174,10 +179,17 @@ _ENDINGS = {"interrupted": "interrupted", "failed": "not completed", "timed_out"
 
 def _question(event: ApprovalRequested) -> RenderableType:
     reason = f" ({event.reason})" if event.reason else ""
+    what = harmless(f"{event.what}{reason}")
+    if event.questions:
+        lines = [Styled(f"  {_ask(question)}") for question in event.questions]
+        return Group(Styled.assemble(("the agent asks: ", "bold yellow"), what), *lines)
     keys = "y, n, or s for the whole session" if "accept_for_session" in event.decisions else "y or n"
-    return Styled.assemble(
-        ("leave is asked for: ", "bold yellow"), harmless(f"{event.what}{reason}"), (f"  [{keys}]", "bold")
-    )
+    return Styled.assemble(("leave is asked for: ", "bold yellow"), what, (f"  [{keys}]", "bold"))
+
+
+def _ask(question: Question) -> str:
+    options = "  ".join(f"{number}) {option}" for number, option in enumerate(question.options, start=1))
+    return harmless(f"{question.text}  {options}".rstrip())
 
 
 def _title(title: str, most: int = 200) -> str:

@@ -6,16 +6,18 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from corral import view
-from corral.backends.codex import Approve, CodexBackend, decline
-from corral.backends.events import Event, Notice
+from corral.backends.base import Backend, Decision, Event, Notice
+from corral.backends.engine import EngineKind
+from corral.backends.launch import Launch
+from corral.backends.running import Running
 from corral.chat.approving import Approver
-from corral.chat.conversation import Conversation, OpenBackend
+from corral.chat.conversation import Conversation
 from corral.chat.lines import Lines
 from corral.chat.output import Output
 from corral.chat.printing import JsonPrinter, Printer, TextPrinter
@@ -27,6 +29,7 @@ HELP = """\
 /stop     stop the turn and end the agent with all that it started; the next message goes on with the conversation
 /new      the same, and begin a new conversation
 /restart  end the agent and start it again in the same conversation
+/approve  say yes to what is asked; /deny says no
 /status   the agent's processes, the conversation, and how long
 /help     this
 /quit     end the agent and leave (so do Ctrl-D, and Ctrl-C at the prompt)
@@ -38,39 +41,24 @@ Anything else is a message; begin with a space to send one that starts with a sl
 class ChatOptions:
     """What a chat is started with."""
 
-    command: Sequence[str]
-    """Starts codex, without `app-server`."""
+    kind: EngineKind
+    """The engine and its settings."""
     user: str | None = None
-    """The account that codex runs as; None for this one."""
+    """The account that it runs as; None for this one."""
     person: str = ""
     """Who speaks: `corral ps` shows it."""
-    approval: str = "ask"
-    sandbox: str = "workspace-write"
     as_json: bool = False
     state_dir: Path | None = None
     cwd: Path | None = None
-    overrides: Sequence[str] = ()
-    env: Mapping[str, str] | None = field(default=None)
+    env: Mapping[str, str] = field(default_factory=dict)
 
-    def opener(self, approve: Approve = decline) -> OpenBackend:
-        """What starts a backend with these options; `approve` is asked for leave, if it is to be asked for."""
-
-        async def start(resume: str | None) -> CodexBackend:
-            return await CodexBackend.start(
-                self.command,
-                user=self.user,
-                cwd=self.cwd,
-                overrides=self.overrides,
-                env=self.env,
-                resume=resume,
-                approval_policy="never" if self.approval == "never" else "on-request",
-                sandbox=self.sandbox,
-                approve=approve,
-                state_dir=self.state_dir,
-                label=f"codex of {self.person}" if self.person else "codex",
-            )
-
-        return start
+    async def open(self, conversation: str | None) -> Backend:
+        """Start a backend with these options."""
+        label = f"{self.kind.name} of {self.person}" if self.person else self.kind.name
+        launch = Launch(self.user, self.cwd, self.env, state_dir=self.state_dir, label=label)
+        backend = Running(self.kind, launch)
+        await backend.start(conversation)
+        return backend
 
 
 def say(text: str) -> None:
@@ -81,8 +69,8 @@ def say(text: str) -> None:
 async def run(options: ChatOptions) -> int:
     """Chat over the standard streams until the person leaves; the exit status.
 
-    0; FAILED if codex could not be started, if something survived its end, or if a turn failed and nobody sits at a
-    terminal; 128+N after signal N. However it ends, the agent's tree is ended.
+    0; FAILED if the engine could not be started, if something survived its end, or if a turn failed and nobody sits
+    at a terminal; 128+N after signal N. However it ends, the agent's tree is ended.
     """
     if sys.stdout is None:
         say("standard output is closed: send it somewhere, be it /dev/null")
@@ -102,9 +90,9 @@ class Chat:
         else:
             console = view.console(self._output.file)
             self._printer = TextPrinter(console, prompts=self._interactive and self._output.isatty())
-        self._approver = Approver()
+        self._conversation = Conversation(options.open, self)
         asks = self._interactive and self._output.isatty() and not options.as_json
-        self._conversation = Conversation(options.opener(self._approver.ask if asks else decline), self)
+        self._approver = Approver(self._conversation.answer, asks=asks)
         self._leaving = asyncio.Event()
         self._status: int | None = None
         self._interrupts = 0
@@ -114,6 +102,8 @@ class Chat:
             "/stop": lambda: self._act(self._conversation.stop()),
             "/new": lambda: self._act(self._conversation.stop(forget=True)),
             "/restart": lambda: self._act(self._conversation.restart()),
+            "/approve": lambda: self._decide("accept"),
+            "/deny": lambda: self._decide("decline"),
             "/status": self._show_status,
             "/help": lambda: self.show(Notice(HELP)),
             "/quit": lambda: self._leave(0),
@@ -146,6 +136,7 @@ class Chat:
 
     def show(self, event: Event) -> None:
         self._printer.show(event)
+        self._approver.see(event)
 
     async def ready(self) -> None:
         await self._output.ready()
@@ -163,11 +154,13 @@ class Chat:
         if line.startswith("/"):
             self._command(line)
         elif self._approver.answer(line):
+            if wanted := self._approver.waiting:
+                self.show(Notice(wanted))
             return
         elif line.strip():
             self._conversation.send(line.strip())
-        if self._approver.waiting:
-            self.show(Notice("a question is open: answer y, n or s"))
+        if wanted := self._approver.waiting:
+            self.show(Notice(f"a question is open: {wanted}"))
         self._prompt()
 
     def _command(self, line: str) -> None:
@@ -178,6 +171,10 @@ class Chat:
             self.show(Notice(f"there is no command {name}; there are {known}"))
         else:
             act()
+
+    def _decide(self, decision: Decision) -> None:
+        if not self._approver.decide(decision):
+            self.show(Notice("nothing is asked"))
 
     def _on_signal(self, number: int) -> None:
         if self._leaving.is_set():
@@ -222,7 +219,7 @@ class Chat:
 
     def _show_status(self) -> None:
         conversation, backend = self._conversation, self._conversation.backend
-        parts = [f"conversation {conversation.thread_id or '(none yet)'}, {conversation.thread_tokens:,} tokens"]
+        parts = [f"conversation {conversation.conversation_id or '(none yet)'}, {conversation.tokens:,} tokens"]
         if conversation.began:
             parts.append(f"a turn runs for {view.span(time.monotonic() - conversation.began)}")
         if backend is None:
@@ -230,8 +227,8 @@ class Chat:
         elif backend.gone:
             parts.append(backend.gone)
         else:
-            parts.append(f"agent up for {view.span(conversation.age)} as {backend.job.user}")
-        self._printer.status("; ".join(parts), backend.job.tree() if backend is not None else ())
+            parts.append(f"agent up for {view.span(conversation.age)} as {backend.started.user}")
+        self._printer.status("; ".join(parts), backend.tree() if backend is not None else ())
 
 
 class _Signals:

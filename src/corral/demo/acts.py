@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.text import Text
 
 from corral import view
-from corral.backends.events import BackendEnded, Event, Notice, TurnEnded
+from corral.backends.base import BackendEnded, Event, Notice, TurnEnded
 from corral.chat.conversation import Conversation
 from corral.chat.printing import TextPrinter
 from corral.chat.terminal import ChatOptions
@@ -108,17 +108,14 @@ async def stop_on_request(stage: Stage) -> None:
     front = _Front(stage.printer)
     async with OfflineModel(script(server)) as model:
         options = ChatOptions(
-            place.command,
+            place.codex(codex_overrides(model.base_url)),
             user=place.user,
             cwd=place.workspace,
             env=place.env,
-            overrides=codex_overrides(model.base_url),
-            approval="never",
-            sandbox="danger-full-access",
             state_dir=place.state_dir,
             person="demo",
         )
-        conversation = Conversation(options.opener(), front)
+        conversation = Conversation(options.open, front)
         running = asyncio.get_running_loop().create_task(conversation.run())
         try:
             stage.typed(MESSAGE)
@@ -126,7 +123,7 @@ async def stop_on_request(stage: Stage) -> None:
             await _until_quiet(front, running)
             await stage.show_alive(server)
             if conversation.backend is not None:
-                stage.printer.say(view.tree(conversation.backend.job.tree()))
+                stage.printer.say(view.tree(conversation.backend.tree()))
             stage.typed("/stop")
             await conversation.stop()
         finally:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from dataclasses import replace
 
+from corral.backends.codex import Codex
 from corral.chat import terminal
 from corral.chat.terminal import ChatOptions
 from corral.offline import OfflineModel, Run, Say, Script, Turn, codex_overrides, echo
@@ -26,7 +27,8 @@ def obey(message: str) -> Turn:
 async def chat(options: ChatOptions) -> int:
     """`terminal.run` with the offline model; under this account Codex gets a home that lasts as long as the chat."""
     async with OfflineModel(Script(then=obey)) as model:
-        offline = replace(options, overrides=codex_overrides(model.base_url))
+        assert isinstance(options.kind, Codex), "the only engine of the demo"
+        offline = replace(options, kind=replace(options.kind, overrides=codex_overrides(model.base_url)))
         if options.user is not None:
             return await terminal.run(offline)
         home = tempfile.mkdtemp(prefix="corral-offline-")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from corral.backends.codex import find_codex
+from corral.backends.codex import Codex, find_codex
 from corral.backends.errors import EngineNotFoundError
 from corral.demo.look import alive, anybody
 from corral.demo.offline import NO_PROXY
@@ -67,6 +67,10 @@ class Place:
     @property
     def env(self) -> dict[str, str]:
         return {"CODEX_HOME": str(self.home), "TMPDIR": str(self.home), **NO_PROXY}
+
+    def codex(self, overrides: Sequence[str]) -> Codex:
+        """A codex that asks nobody, with these settings."""
+        return Codex(self.command, approval="never", sandbox="danger-full-access", overrides=overrides)
 
     def alive(self) -> list[str]:
         """Whom an independent look at the process table finds, as lines."""

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from corral import view
+from corral.backends.codex import Codex
 from corral.backends.errors import BackendError
 from corral.chat.printing import TextPrinter
 from corral.chat.terminal import ChatOptions
@@ -101,11 +102,10 @@ def _offer_chat(place: Place, teller: _Teller) -> None:
     teller.heading("Your turn: the same Codex, the same offline model. /help shows the commands, /quit leaves.")
     teller.tell(offline.HINT)
     options = ChatOptions(
-        place.command,
+        Codex(place.command, sandbox="danger-full-access"),
         user=place.user,
         cwd=place.workspace,
         env=place.env,
-        sandbox="danger-full-access",
         state_dir=place.state_dir,
         person="demo",
     )

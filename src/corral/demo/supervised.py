@@ -7,14 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
-from corral.backends.codex import decline, requests, wire
-from corral.backends.codex.opening import ThreadSettings, open_thread
-from corral.backends.codex.turns import CodexTurn
-from corral.backends.errors import ConnectionEndedError
-from corral.backends.events import ApprovalRequested, Event, Notice, TurnEnded
-from corral.backends.rpc import RequestId, RpcConnection
+from corral.backends.attachments import Message
+from corral.backends.base import Answer, ApprovalRequested, Event, Limits, TurnEnded
+from corral.backends.codex import Codex
+from corral.backends.engine import Opening
+from corral.backends.errors import BackendError
+from corral.backends.turn import Turn
 from corral.chat.printing import Printer
 from corral.demo.place import DemoFailed, Place
 
@@ -23,54 +21,53 @@ EXIT_TIMEOUT = 30.0  # seconds; the ladder is shorter
 
 
 class SupervisedCodex:
-    """One codex app-server under `corral run`, and one turn with it."""
+    """One codex app-server under `corral run`, and one turn with it; the `Host` of its engine."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, kind: Codex) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self.process = process
-        self._turn: CodexTurn | None = None
-        self._rpc = RpcConnection(process.stdout, process.stdin, self)
-        self._reading = asyncio.get_running_loop().create_task(self._rpc.run())
+        self.conversation = ""
+        self.turn: Turn | None = None
+        self._engine = kind.speak(process.stdout, process.stdin, self)
+        self._reading = asyncio.get_running_loop().create_task(self._engine.read())
 
     @classmethod
     async def start(cls, place: Place, overrides: Sequence[str], report: Path) -> SupervisedCodex:
         """Start `corral run --report FILE -- codex … app-server`."""
+        kind = place.codex(overrides)
         account = ["--user", place.user] if place.user is not None else []
         files = ["--state-dir", str(place.state_dir), "--report", str(report)]
         variables = [f"{name}={value}" for name, value in place.env.items()]
-        codex = [*place.command, *(part for one in overrides for part in ("-c", one)), "app-server"]
         process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "corral", "run", *account, *files, "--", "/usr/bin/env", *variables, *codex],
+            *[sys.executable, "-m", "corral", "run", *account, *files, "--"],
+            *["/usr/bin/env", *variables, *kind.argv(Opening())],
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             limit=1 << 20,
             cwd="/" if place.user is not None else None,
         )
-        return cls(process)
+        return cls(process, kind)
 
     async def converse(self, place: Place, text: str, printer: Printer) -> None:
         """Open a conversation and hold one turn, shown by the printer. Raises DemoFailed."""
         try:
             async with asyncio.timeout(TURN_TIMEOUT):
-                settings = ThreadSettings(str(place.workspace), None, "never", "danger-full-access")
-                opened = await open_thread(self._rpc, None, settings)
-                self._turn = CodexTurn(opened.thread.id)
-                message = {"threadId": opened.thread.id, "input": [{"type": "text", "text": text}]}
-                result = await self._rpc.request("turn/start", message)
-                self._turn.begin(msgspec.json.decode(result, type=wire.TurnNote).turn.id)
-                end = await self._show(self._turn, printer)
+                await self._engine.open(Opening(workspace=str(place.workspace)))
+                self.turn = Turn(Limits())
+                await self._engine.begin(self.turn, Message(text), None, None)
+                end = await self._show(self.turn, printer)
         except TimeoutError:
             raise DemoFailed(f"the turn was not over in {TURN_TIMEOUT:g} s") from None
-        except ConnectionEndedError as error:
+        except BackendError as error:
             raise DemoFailed(f"codex did not hold out: {error}") from error
         if end.status != "completed":
             raise DemoFailed(f"the turn ended {end.status}: {end.reason}")
 
-    async def _show(self, turn: CodexTurn, printer: Printer) -> TurnEnded:
+    async def _show(self, turn: Turn, printer: Printer) -> TurnEnded:
         while True:
-            event: Event = await turn.feed.get(TURN_TIMEOUT)
+            event: Event = await turn.feed.get()
             printer.show(event)
             if isinstance(event, TurnEnded):
                 return event
@@ -82,7 +79,7 @@ class SupervisedCodex:
 
     async def close(self) -> None:
         """End it, if it was not killed: the end of its input is codex's goodbye."""
-        self._rpc.close()
+        self._engine.close()
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
         if self.process.stdin is not None:
@@ -91,15 +88,17 @@ class SupervisedCodex:
             self.process.terminate()
             await asyncio.wait_for(self.process.wait(), EXIT_TIMEOUT)
 
-    # What codex sends by itself (corral.backends.rpc.Handler).
+    # What codex asks for (corral.backends.engine.Host).
 
-    def on_notification(self, method: str, params: msgspec.Raw) -> None:
-        if self._turn is not None:
-            self._turn.take(method, params)
+    def remember(self, conversation: str) -> None:
+        self.conversation = conversation
 
-    async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
-        return await requests.answer(request_id, method, params, decline, self._emit)
+    def notice(self, message: str) -> None:
+        """Codex's advice on its sandbox, which the demo does not use."""
 
-    def _emit(self, event: ApprovalRequested | Notice) -> None:
-        if self._turn is not None:
-            self._turn.feed.put(event)
+    async def ask(self, approval: ApprovalRequested) -> Answer:  # noqa: ARG002 - the demo's codex need not ask
+        return Answer("decline")
+
+    def spoil(self, reason: str) -> None:
+        if self.turn is not None:
+            self.turn.fail(reason)

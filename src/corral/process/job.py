@@ -9,11 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
-from corral.process import ledger, lifeline, procfs
+from corral.process import ledger, lifeline, part, procfs
 from corral.process import mark as marks
 from corral.process.ending import Ladder
 from corral.process.errors import JobError, StartError
@@ -182,6 +182,18 @@ class Job:
         if (self.report is not None and self.report.empty) or sys.platform != "linux":
             return []
         return procfs.tree_of(self.reaper_pid)
+
+    async def end_part(
+        self, choose: Callable[[Process], bool], *, grace: float = 1.0, kill: float = 3.0
+    ) -> list[Process]:
+        """End those of the living tree that `choose` picks and keep the rest; who is left after grace + kill seconds.
+
+        There is no proof in it, as there is in `end`: a process that forks faster than it is looked for can escape.
+        A caller that is cancelled does not cut it short.
+        """
+        if self._report.done() or sys.platform != "linux":
+            return []
+        return await asyncio.to_thread(part.end_part, self.reaper_pid, self.user, choose, grace=grace, kill=kill)
 
     async def __aenter__(self) -> Self:
         return self

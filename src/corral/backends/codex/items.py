@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from corral.backends.base import Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus, TurnEvent
 from corral.backends.codex import wire
-from corral.backends.events import Text, ToolEnded, ToolStarted, ToolStatus, TurnEvent
 
 OUTPUT_TAIL = 4000  # characters of a command's output that an event carries
 
@@ -23,33 +23,62 @@ class _Tool:
 
 @dataclass(slots=True)
 class ItemReader:
-    """Turns the items of one turn into events; it remembers how much of each message was streamed."""
+    """Turns the items of one turn into events; it remembers how much of each message was streamed, and what each
+    tool is called."""
 
+    titles: dict[str, str] = field(default_factory=dict)
     _streamed: dict[str, int] = field(default_factory=dict)
 
-    def delta(self, note: wire.Delta) -> TurnEvent:
+    def text(self, note: wire.Delta) -> TurnEvent:
         """A piece of a message."""
-        self._streamed[note.item_id] = self._streamed.get(note.item_id, 0) + len(note.delta)
+        self._count(note)
         return Text(note.delta, note.item_id)
+
+    def reasoning(self, note: wire.Delta) -> TurnEvent:
+        """A piece of a thought."""
+        self._count(note)
+        return Reasoning(note.delta, note.item_id)
+
+    def output(self, note: wire.Delta) -> TurnEvent:
+        """A piece of what a command prints."""
+        return ToolOutput(note.item_id, note.delta)
 
     def started(self, item: msgspec.Raw) -> TurnEvent | None:
         """A tool that begins; None for all else. Raises msgspec.DecodeError."""
         head = msgspec.json.decode(item, type=wire.ItemHead)
         tool = _read_tool(head.type, item)
-        return None if tool is None else ToolStarted(head.id, tool.kind, tool.title)
+        if tool is None:
+            return None
+        self.titles[head.id] = tool.title
+        return ToolStarted(head.id, tool.kind, tool.title)
 
     def completed(self, item: msgspec.Raw) -> TurnEvent | None:
-        """A tool that ended, or what is missing of a message's text. Raises msgspec.DecodeError."""
+        """A tool that ended, or what was not streamed of a message. Raises msgspec.DecodeError."""
         head = msgspec.json.decode(item, type=wire.ItemHead)
-        if head.type == "agentMessage":
-            # The completed item is authoritative: a provider may stream nothing, or a part.
-            rest = msgspec.json.decode(item, type=wire.AgentMessage).text[self._streamed.pop(head.id, 0) :]
-            return Text(rest, head.id) if rest else None
+        match head.type:
+            case "agentMessage":
+                # The completed item is authoritative: a provider may stream nothing, or a part.
+                rest = msgspec.json.decode(item, type=wire.AgentMessage).text[self._streamed.pop(head.id, 0) :]
+                return Text(rest, head.id) if rest else None
+            case "reasoning":
+                thought = msgspec.json.decode(item, type=wire.Thought)
+                streamed = self._streamed.pop(head.id, 0)
+                return None if streamed else _as_reasoning(thought, head.id)
+            case "contextCompaction":
+                return Notice("codex made the conversation shorter, to fit its model's window")
         tool = _read_tool(head.type, item)
         if tool is None:
             return None
         status = _status(tool)
         return ToolEnded(head.id, tool.kind, tool.title, status, tool.exit_code, tool.output[-OUTPUT_TAIL:])
+
+    def _count(self, note: wire.Delta) -> None:
+        self._streamed[note.item_id] = self._streamed.get(note.item_id, 0) + len(note.delta)
+
+
+def _as_reasoning(thought: wire.Thought, item_id: str) -> TurnEvent | None:
+    text = "\n\n".join(thought.summary or thought.content)
+    return Reasoning(text, item_id) if text else None
 
 
 def _read_tool(kind: str, item: msgspec.Raw) -> _Tool | None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import msgspec
 
+from corral.backends import forms
+from corral.backends.base import Answer, ApprovalRequested, Decision, Question
 from corral.backends.codex import wire
 from corral.backends.errors import RequestError
-from corral.backends.events import ApprovalRequested, Decision, Notice
 from corral.backends.rpc import METHOD_NOT_FOUND, RequestId
 
-Approve: TypeAlias = Callable[[ApprovalRequested], Awaitable[Decision]]
-Emit: TypeAlias = Callable[[ApprovalRequested | Notice], None]
-Ask: TypeAlias = Callable[[ApprovalRequested], Awaitable[Decision]]
+Ask: TypeAlias = Callable[[ApprovalRequested], Awaitable[Answer]]
 
 # Corral's word for each decision, and codex's two.
 CODEX_WORDS: dict[Decision, str] = {
@@ -32,32 +32,29 @@ LEGACY_WORDS: dict[Decision, Any] = {
 ALL_DECISIONS: tuple[Decision, ...] = ("accept", "accept_for_session", "decline", "cancel")
 
 
-async def decline(_: ApprovalRequested) -> Decision:
-    """The policy of a backend that was given none: nobody is there to ask, so no."""
-    return "decline"
+async def answer(
+    request_id: RequestId, method: str, params: msgspec.Raw, ask: Ask, title_of: Callable[[str], str]
+) -> object:
+    """The answer to a request of codex; RequestError for one that is not known here.
 
-
-async def answer(request_id: RequestId, method: str, params: msgspec.Raw, ask: Ask, emit: Emit) -> object:
-    """The answer to a request of codex; RequestError for one that is not known here."""
+    `title_of`: what the item with an id is called, which codex tells only when the item begins.
+    """
     key = str(request_id)
     match method:
         case "item/commandExecution/requestApproval":
             return await _answer_command(key, msgspec.json.decode(params, type=wire.CommandApproval), ask)
         case "item/fileChange/requestApproval":
-            return await _answer_files(key, msgspec.json.decode(params, type=wire.FileApproval), ask)
+            return await _answer_files(key, msgspec.json.decode(params, type=wire.FileApproval), ask, title_of)
         case "item/permissions/requestApproval":
             return await _answer_permissions(key, msgspec.json.decode(params, type=wire.PermissionsApproval), ask)
         case "execCommandApproval" | "applyPatchApproval":
             return await _answer_legacy(key, msgspec.json.decode(params, type=wire.LegacyApproval), ask)
         case "item/tool/requestUserInput":
-            questions = msgspec.json.decode(params, type=wire.Questions).questions
-            asked = " ".join(question.question for question in questions)
-            emit(Notice(f"codex asked a question that cannot be answered here: {asked}"))
-            return {"answers": {}}
+            return await _answer_questions(key, msgspec.json.decode(params, type=wire.Questions), ask)
         case "mcpServer/elicitation/request":
-            elicitation = msgspec.json.decode(params, type=wire.Elicitation)
-            emit(Notice(f"declined a question of the MCP server {elicitation.server_name}: {elicitation.message}"))
-            return {"action": "decline", "content": None}
+            return await _answer_elicitation(key, msgspec.json.decode(params, type=wire.Elicitation), ask)
+        case "currentTime/read":
+            return {"currentTimeAt": int(time.time())}
         case "item/tool/call":
             text = {"type": "inputText", "text": "this client offers no tools of its own"}
             return {"contentItems": [text], "success": False}
@@ -65,39 +62,88 @@ async def answer(request_id: RequestId, method: str, params: msgspec.Raw, ask: A
 
 
 async def _answer_command(key: str, params: wire.CommandApproval, ask: Ask) -> object:
-    offered = params.available_decisions
-    # `decline` is taken whether offered or not, and the turn goes on (0.169 offers accept, and cancel, which stops it).
-    decisions = tuple(d for d in ALL_DECISIONS if not offered or d == "decline" or CODEX_WORDS[d] in offered)
+    # `availableDecisions` is no limit: measured from 0.125 to 0.169, decline and acceptForSession are never in it, and
+    # are taken and kept.
+    decisions = ALL_DECISIONS if params.kind != "humanCommand" else ("accept", "decline", "cancel")
     what = params.command or "a command that codex did not show"
-    decision = await ask(ApprovalRequested(key, "command", what, params.reason or "", decisions))
-    return {"decision": CODEX_WORDS[_allowed(decision, decisions)]}
+    given = await ask(ApprovalRequested(key, "command", what, params.reason or "", decisions))
+    return {"decision": CODEX_WORDS[given.decision]}
 
 
-async def _answer_files(key: str, params: wire.FileApproval, ask: Ask) -> object:
-    what = f"write below {params.grant_root}" if params.grant_root else "change files"
-    decision = await ask(ApprovalRequested(key, "file_change", what, params.reason or "", ALL_DECISIONS))
-    return {"decision": CODEX_WORDS[decision]}
+async def _answer_files(key: str, params: wire.FileApproval, ask: Ask, title_of: Callable[[str], str]) -> object:
+    files = title_of(params.item_id) or "files"
+    what = f"write below {params.grant_root}" if params.grant_root else f"change {files}"
+    given = await ask(ApprovalRequested(key, "file_change", what, params.reason or "", ALL_DECISIONS))
+    return {"decision": CODEX_WORDS[given.decision]}
 
 
 async def _answer_permissions(key: str, params: wire.PermissionsApproval, ask: Ask) -> object:
     what = msgspec.json.encode(params.permissions).decode()
     decisions: tuple[Decision, ...] = ("accept", "accept_for_session", "decline")
-    decision = await ask(ApprovalRequested(key, "permissions", what, params.reason or "", decisions))
-    if decision not in ("accept", "accept_for_session"):
+    given = await ask(ApprovalRequested(key, "permissions", what, params.reason or "", decisions))
+    if given.decision not in ("accept", "accept_for_session"):
         return {"permissions": {}}
     granted = {name: value for name, value in params.permissions.items() if value is not None}
-    return {"permissions": granted, "scope": "turn" if decision == "accept" else "session"}
+    return {"permissions": granted, "scope": "turn" if given.decision == "accept" else "session"}
 
 
 async def _answer_legacy(key: str, params: wire.LegacyApproval, ask: Ask) -> object:
     kind = "command" if params.command else "file_change"
     what = " ".join(params.command) if params.command else ", ".join(params.file_changes)
-    decision = await ask(ApprovalRequested(key, kind, what, params.reason or "", ALL_DECISIONS))
-    return {"decision": LEGACY_WORDS[decision]}
+    given = await ask(ApprovalRequested(key, kind, what, params.reason or "", ALL_DECISIONS))
+    return {"decision": LEGACY_WORDS[given.decision]}
 
 
-def _allowed(decision: Decision, decisions: tuple[Decision, ...]) -> Decision:
-    """The decision, or the nearest that codex takes this time; never one that allows more."""
-    if decision in decisions:
-        return decision
-    return "accept" if decision == "accept_for_session" and "accept" in decisions else "decline"
+async def _answer_questions(key: str, params: wire.Questions, ask: Ask) -> object:
+    asked = tuple(
+        Question(
+            one.id,
+            one.question,
+            tuple(option.label for option in one.options or ()),
+            free=one.is_other or not one.options,
+            secret=one.is_secret,
+        )
+        for one in params.questions
+    )
+    what = " ".join(question.text for question in asked)
+    given = await ask(ApprovalRequested(key, "question", what, questions=asked))
+    if given.decision != "accept":
+        return {"answers": {}}
+    known = {question.question_id for question in asked}
+    return {"answers": {name: {"answers": list(said)} for name, said in given.answers.items() if name in known}}
+
+
+async def _answer_elicitation(key: str, params: wire.Elicitation, ask: Ask) -> object:
+    reason = f"the MCP server {params.server_name} asks"
+    if params.meta is not None and params.meta.codex_approval_kind == "mcp_tool_call":
+        return await _answer_mcp_tool(key, params, params.meta, ask)
+    if params.mode == "url":
+        given = await ask(ApprovalRequested(key, "link", params.url, f"{reason}: {params.message}"))
+        return {"action": "accept" if given.decision == "accept" else "decline", "content": None}
+    asked = forms.questions(params.requested_schema)
+    if params.mode != "form":
+        # The vendor's own modes want what only the vendor's own client has.
+        return {"action": "decline", "content": None}
+    given = await ask(ApprovalRequested(key, "question", params.message, reason, questions=asked))
+    if given.decision != "accept":
+        return {"action": "decline", "content": None}
+    try:
+        return {"action": "accept", "content": forms.content(params.requested_schema, given.answers)}
+    except forms.FormError:
+        return {"action": "decline", "content": None}
+
+
+async def _answer_mcp_tool(key: str, params: wire.Elicitation, meta: wire.ElicitationMeta, ask: Ask) -> object:
+    """May a tool of an MCP server be used? Codex asks so of all that are not marked as reading only."""
+    given = await ask(
+        ApprovalRequested(
+            key,
+            "mcp",
+            params.message,
+            msgspec.json.encode(meta.tool_params).decode() if meta.tool_params else "",
+            ("accept", "accept_for_session", "decline") if "session" in meta.persist else ("accept", "decline"),
+        )
+    )
+    if given.decision == "accept_for_session":
+        return {"action": "accept", "content": {}, "_meta": {"persist": "session"}}
+    return {"action": "accept", "content": {}} if given.decision == "accept" else {"action": "decline", "content": None}

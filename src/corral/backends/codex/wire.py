@@ -1,4 +1,4 @@
-"""The messages of `codex app-server` (0.169), as far as they are used: whatever else they hold is let by.
+"""The messages of `codex app-server` (0.125 to 0.169), as far as they are used: whatever else they hold is let by.
 
 `codex app-server generate-json-schema --out DIR` writes the protocol of the very binary.
 """
@@ -49,21 +49,24 @@ class TurnNote(Wire):
     thread_id: str = ""
 
 
-class Delta(Wire):
-    """item/agentMessage/delta."""
+class TurnHead(Wire):
+    """What every notification of a turn has."""
 
-    thread_id: str
-    turn_id: str
-    item_id: str
-    delta: str
+    thread_id: str = ""
+    turn_id: str = ""
 
 
-class ItemNote(Wire):
+class Delta(TurnHead):
+    """The deltas of item/agentMessage, item/reasoning and item/commandExecution."""
+
+    item_id: str = ""
+    delta: str = ""
+
+
+class ItemNote(TurnHead):
     """item/started and item/completed; what the item is, its `type` says."""
 
-    thread_id: str
-    turn_id: str
-    item: msgspec.Raw
+    item: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class TokenCount(Wire):
@@ -83,20 +86,24 @@ class TokenUsage(Wire):
     model_context_window: int | None = None
 
 
-class UsageNote(Wire):
+class UsageNote(TurnHead, kw_only=True):
     """thread/tokenUsage/updated."""
 
-    thread_id: str
-    turn_id: str
     token_usage: TokenUsage
 
 
-class ErrorNote(Wire):
+class Rerouted(TurnHead):
+    """model/rerouted."""
+
+    from_model: str = ""
+    to_model: str = ""
+    reason: str = ""
+
+
+class ErrorNote(TurnHead, kw_only=True):
     """error: no end of the turn, neither with nor without `will_retry`."""
 
     error: TurnError
-    thread_id: str = ""
-    turn_id: str = ""
     will_retry: bool = False
 
 
@@ -125,6 +132,13 @@ class AgentMessage(Wire):
     """Item agentMessage: the whole text, once completed."""
 
     text: str = ""
+
+
+class Thought(Wire):
+    """Item reasoning: the summary that the model gives, and its thoughts where it shows them."""
+
+    summary: list[str] = []
+    content: list[str] = []
 
 
 class CommandExecution(Wire):
@@ -171,12 +185,11 @@ class WebSearch(Wire):
 
 
 class CommandApproval(Wire):
-    """item/commandExecution/requestApproval; a decision may also be an object, which is let by."""
+    """item/commandExecution/requestApproval; `kind` from 0.163 on."""
 
     command: str | None = None
-    cwd: Any = None
+    kind: str = ""
     reason: str | None = None
-    available_decisions: list[Any] | None = None
 
 
 class FileApproval(Wire):
@@ -202,10 +215,21 @@ class LegacyApproval(Wire):
     reason: str | None = None
 
 
-class Question(Wire):
-    """One question of item/tool/requestUserInput."""
+class Option(Wire):
+    """One of the answers that a question offers."""
 
+    label: str
+    description: str = ""
+
+
+class Question(Wire):
+    """One question of item/tool/requestUserInput; without options any text will do."""
+
+    id: str = ""
     question: str = ""
+    options: list[Option] | None = None
+    is_other: bool = False
+    is_secret: bool = False
 
 
 class Questions(Wire):
@@ -214,8 +238,59 @@ class Questions(Wire):
     questions: list[Question] = []
 
 
+class ElicitationMeta(Wire):
+    """What codex adds to an elicitation of its own making: the approval of a tool."""
+
+    codex_approval_kind: str = msgspec.field(default="", name="codex_approval_kind")
+    tool_params: dict[str, Any] | None = msgspec.field(default=None, name="tool_params")
+    persist: list[str] = []
+
+
 class Elicitation(Wire):
-    """mcpServer/elicitation/request."""
+    """mcpServer/elicitation/request; `mode` is form, url, or one of the vendor's own."""
 
     server_name: str = ""
     message: str = ""
+    mode: str = "form"
+    requested_schema: Any = None
+    url: str = ""
+    meta: ElicitationMeta | None = msgspec.field(default=None, name="_meta")
+
+
+class EffortOption(Wire):
+    """A reasoning effort that a model has."""
+
+    reasoning_effort: str = ""
+
+
+class ModelOption(Wire):
+    """A model that can be chosen."""
+
+    supported_reasoning_efforts: list[EffortOption] = []
+
+
+class ModelList(Wire):
+    """The result of model/list."""
+
+    data: list[ModelOption] = []
+
+
+class RateLimitWindow(Wire):
+    """How much of a window of time is used; `resets_at` is in seconds since 1970."""
+
+    used_percent: int = 0
+    window_duration_mins: int | None = None
+    resets_at: int | None = None
+
+
+class RateLimits(Wire):
+    """The short window and the long one."""
+
+    primary: RateLimitWindow | None = None
+    secondary: RateLimitWindow | None = None
+
+
+class RateLimitsNote(Wire):
+    """account/rateLimits/updated."""
+
+    rate_limits: RateLimits

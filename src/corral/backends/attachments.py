@@ -1,0 +1,83 @@
+"""What a person attaches to a message: pictures as bytes, files by name."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corral.backends.errors import InputError
+
+if TYPE_CHECKING:
+    from corral.backends.base import Input
+
+MAX_IMAGE = 20 * 1024 * 1024  # bytes; the vendors' own bounds are lower, and their refusals say which
+MAX_IMAGES = 20
+MAX_TEXT = 8 * 1024 * 1024  # characters
+KINDS = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF87a": "image/gif",
+    b"GIF89a": "image/gif",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture as it is sent: `data` is base64."""
+
+    media_type: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A person's input, ready for any engine."""
+
+    text: str
+    images: tuple[Image, ...] = ()
+
+
+async def read_input(message: Input) -> Message:
+    """Read what is attached, in a thread. Raises InputError."""
+    if not (message.text.strip() or message.images or message.files):
+        raise InputError("the message is empty: say something, or attach something")
+    if len(message.text) > MAX_TEXT:
+        reason = f"the message has {len(message.text):,} characters, and {MAX_TEXT:,} are allowed"
+        raise InputError(f"{reason}: put it into a file and attach that")
+    if len(message.images) > MAX_IMAGES:
+        raise InputError(f"the message has {len(message.images)} pictures, and {MAX_IMAGES} are allowed")
+    images = await asyncio.to_thread(lambda: tuple(_read_image(path) for path in message.images))
+    return Message(_with_files(message), images)
+
+
+def _with_files(message: Input) -> str:
+    if not message.files:
+        return message.text
+    names = "\n".join(f"- {path.absolute()}" for path in message.files)
+    return f"{message.text}\n\nAttached files:\n{names}".lstrip()
+
+
+def _read_image(path: Path) -> Image:
+    try:
+        # Asked first: opening a pipe would wait for somebody to write into it.
+        if not path.is_file():
+            raise InputError(f"the picture {path} is no file")
+        with path.open("rb") as file:
+            data = file.read(MAX_IMAGE + 1)
+    except OSError as error:
+        raise InputError(f"the picture {path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_IMAGE:
+        raise InputError(f"the picture {path} is larger than {MAX_IMAGE // 1024 // 1024} MiB: make it smaller")
+    return Image(_media_type(path, data), base64.b64encode(data).decode())
+
+
+def _media_type(path: Path, data: bytes) -> str:
+    for start, kind in KINDS.items():
+        if data.startswith(start):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    raise InputError(f"{path} is no PNG, JPEG, GIF or WebP picture: attach it as a file")

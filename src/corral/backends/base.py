@@ -1,0 +1,329 @@
+"""What every engine's backend is and says: one Protocol, one set of events, in no engine's own words.
+
+Invariants, held for every engine by tests/test_backend_contract.py:
+
+- A turn has exactly one TurnStarted, its first event, and exactly one TurnEnded, its last: also when the engine dies,
+  writes garbage, or never took the message, and whoever cancels or stops reading.
+- Every ToolStarted has a ToolEnded before the turn's end, and every ApprovalRequested an ApprovalClosed.
+- One turn runs at a time. A second caller is refused (TurnRunningError) and disturbs nothing.
+- A message is handed to the engine once. Nothing is sent again by itself, least of all a turn that already acted.
+- Every wait is bounded: by the limits of the turn, by the ladder, or by a constant of this room.
+- A backend that dies in any way is ended to a verdict by itself; `wait` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from corral.process import Process, Report
+
+TurnStatus: TypeAlias = Literal["completed", "interrupted", "failed", "timed_out"]
+ToolStatus: TypeAlias = Literal["completed", "failed", "declined", "interrupted"]
+Decision: TypeAlias = Literal["accept", "accept_for_session", "decline", "cancel"]
+StepName: TypeAlias = Literal["death", "goodbye", "end_of_input", "signals"]
+
+
+# What goes in.
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a person sends: text, pictures to look at, and files that the agent may open.
+
+    Pictures are read here, by this process's account; files are named to the agent, which opens them under its own.
+    """
+
+    text: str
+    images: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds after which a turn is stopped, or an approval is declined."""
+
+    silence: float = 600.0
+    """Without a sign of life: words, thoughts, tools. Not counted while an approval is open. Notices are none."""
+    tool: float = 1800.0
+    """For which a running tool counts as life, however silent it is."""
+    turn: float = 3600.0
+    """Altogether."""
+    approval: float = 600.0
+    """That an approval may be open."""
+
+
+# What comes out.
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStarted:
+    """The engine runs. `conversation` is empty where the engine names it only with the first turn."""
+
+    event: ClassVar[str] = "backend_started"
+    engine: str
+    pid: int
+    user: str
+    conversation: str
+    model: str = ""
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """The turn's first event. `turn_id` is the engine's; empty where the engine gave none, or never took the turn."""
+
+    event: ClassVar[str] = "turn_started"
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of what the agent says. A turn may hold several messages: another `message_id` is another paragraph."""
+
+    event: ClassVar[str] = "text"
+    delta: str
+    message_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """A piece of what the agent thinks, as far as its model shows it."""
+
+    event: ClassVar[str] = "reasoning"
+    delta: str
+    message_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """The agent does something: `kind` is command, file_change, mcp, web_search or tool; `title` is for a person."""
+
+    event: ClassVar[str] = "tool_started"
+    tool_id: str
+    kind: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """A piece of what a running tool prints, where the engine tells it meanwhile."""
+
+    event: ClassVar[str] = "tool_output"
+    tool_id: str
+    delta: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEnded:
+    """It is done. `output` is the end of what it printed; `exit_code` only commands have, and not of every engine."""
+
+    event: ClassVar[str] = "tool_ended"
+    tool_id: str
+    kind: str
+    title: str
+    status: ToolStatus
+    exit_code: int | None = None
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One thing that the agent wants to know. Answers are texts: labels of `options`, or the person's own words."""
+
+    question_id: str
+    text: str
+    options: tuple[str, ...] = ()
+    free: bool = True
+    """Whether other words than the options will do."""
+    several: bool = False
+    """Whether it may have several answers."""
+    secret: bool = False
+    """Whether the answer must not be shown."""
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    """The agent waits for leave, or for answers: give them by `Backend.answer`.
+
+    `kind` is command, file_change, permissions, tool, question or link; `what` is for a person. Only a question has
+    `questions`.
+    """
+
+    event: ClassVar[str] = "approval_requested"
+    approval_id: str
+    kind: str
+    what: str
+    reason: str = ""
+    decisions: tuple[Decision, ...] = ("accept", "decline")
+    questions: tuple[Question, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalClosed:
+    """An approval waits no more: decided by somebody, declined for lack of an answer, or withdrawn by the agent."""
+
+    event: ClassVar[str] = "approval_closed"
+    approval_id: str
+    decision: Decision | None
+    """None: withdrawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used since the last usage event: they add up.
+
+    `input_tokens` holds the cached ones too. `conversation_tokens` is how much the conversation fills of the model's
+    window, or, where the engine says no more, what it used altogether. `cost` is in US dollars, where the engine says.
+    """
+
+    event: ClassVar[str] = "usage"
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    conversation_tokens: int
+    context_window: int | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A sentence that the person should see, and that ends nothing."""
+
+    event: ClassVar[str] = "notice"
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """The end of a turn: there is exactly one, and it is the turn's last event. `reason` is empty when completed."""
+
+    event: ClassVar[str] = "turn_ended"
+    status: TurnStatus
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an ending: the processes that were there when it began and gone when it was over."""
+
+    name: StepName
+    """`death`: before anything was asked; `goodbye`: the engine was asked to stop its work; `end_of_input`; `signals`:
+    the job's own ending, whose report counts them."""
+    seconds: float
+    ended: tuple[str, ...] = ()
+    """Names, as the process table has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEnded:
+    """The process and all that it started are gone, or the report says what is left."""
+
+    event: ClassVar[str] = "backend_ended"
+    report: Report
+    steps: tuple[Step, ...] = ()
+
+
+TurnEvent: TypeAlias = (
+    TurnStarted
+    | Text
+    | Reasoning
+    | ToolStarted
+    | ToolOutput
+    | ToolEnded
+    | ApprovalRequested
+    | ApprovalClosed
+    | Usage
+    | Notice
+    | TurnEnded
+)
+Event: TypeAlias = BackendStarted | TurnEvent | BackendEnded
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as the JSON object of `corral chat --json`: its name under `event`, then its fields."""
+    if isinstance(event, BackendEnded):
+        steps = [asdict(step) for step in event.steps]
+        return {"event": event.event, "report": event.report.to_json(), "steps": steps}
+    return {"event": event.event, **asdict(event)}
+
+
+# What every engine's backend can do.
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person decided; `answers` by question, for a question that was accepted."""
+
+    decision: Decision
+    answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """One running engine that serves one person's conversation, from `start` to `end`."""
+
+    @property
+    def started(self) -> BackendStarted:
+        """What `start` returned."""
+
+    @property
+    def conversation(self) -> str:
+        """What `start` of a later backend goes on with; empty while there is nothing to go on with."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn runs."""
+
+    @property
+    def approvals_open(self) -> int:
+        """How many approvals wait for an answer."""
+
+    @property
+    def gone(self) -> str:
+        """Why no turn can run in this backend any more; empty while one can."""
+
+    def tree(self) -> list[Process]:
+        """The engine's processes now."""
+
+    async def start(self, conversation: str | None = None, *, fork: bool = False) -> BackendStarted:
+        """Start the engine, once: with a new conversation, with that one, or with a copy of it (`fork`).
+
+        Raises corral.process.StartError if the command does not start, BackendError if the engine does not speak as
+        it should, ResumeError if it does not know the conversation. Nothing is left running then.
+        """
+
+    def send(
+        self, message: Input, *, model: str | None = None, effort: str | None = None, limits: Limits | None = None
+    ) -> AsyncIterator[TurnEvent]:
+        """Hold a turn: hand the message over and yield what comes of it, up to the one TurnEnded.
+
+        `model` and `effort` hold from this turn on; None leaves them. A caller who stops reading has the turn
+        interrupted. Raises TurnRunningError if a turn runs, InputError for a picture that cannot be sent; neither
+        has begun a turn.
+        """
+
+    async def steer(self, message: Input) -> bool:
+        """Fold a message into the running turn; False if no turn runs that could take it (it is not sent then)."""
+
+    async def interrupt(self, reason: str = "stopped on request") -> bool:
+        """End the running turn and what it started, and keep the conversation; False if no turn ran.
+
+        Returns when the turn has ended. The backend stays, except where the engine does not obey in time: then the
+        backend is ended (`gone` says so), and another one goes on with the conversation.
+        """
+
+    def answer(self, approval_id: str, answer: Answer) -> bool:
+        """Decide an open approval; False if it waits no more. A decision that was not offered counts as a lesser."""
+
+    async def end(self) -> BackendEnded:
+        """End the engine and all that it started. Any number of callers, at once or later, share one ending."""
+
+    async def hurry(self) -> None:
+        """Take the patience away from an ending that is under way."""
+
+    async def wait(self) -> BackendEnded:
+        """Wait until it has ended, for whatever reason."""

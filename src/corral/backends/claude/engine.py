@@ -1,0 +1,164 @@
+"""The wire of one claude: stream-json in, a turn's events out."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from corral.backends.claude import permissions, wire
+from corral.backends.claude.control import ControlConnection
+from corral.backends.claude.sorting import Sorter
+from corral.backends.engine import Opened
+from corral.backends.errors import BackendError, RefusedError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from corral.backends.attachments import Message
+    from corral.backends.engine import Host, Opening
+    from corral.backends.turn import Turn
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TELLS_OF_MESSAGES = "msg_lifecycle_v1"  # the capability to say what becomes of each message
+TELL_FROM = ("allowed_warning", "rejected")  # the states of a rate limit that matter
+NOTE_LENGTH = 500  # characters of what claude said in a turn that nobody asked for
+
+
+class ClaudeEngine:
+    """An `Engine` (corral.backends.engine), and the `Handler` of its connection."""
+
+    def __init__(self, model: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> None:
+        self._host = host
+        self._connection = ControlConnection(reader, writer, self)
+        self._known = wire.Initialized()
+        self._model = model
+        self._chosen: dict[str, str] = {}
+        self._sorter: Sorter | None = None
+        self._tasks: set[str] = set()
+        self._earlier_tasks: set[str] = set()
+
+    async def read(self) -> None:
+        await self._connection.run()
+
+    async def open(self, opening: Opening) -> Opened:
+        try:
+            self._known = _decode(await self._connection.request("initialize", hooks=None), wire.Initialized)
+        except RefusedError as error:
+            raise BackendError(f"claude did not start: {error}") from error
+        # Its session id claude tells with the first turn, and that of a copy is another one.
+        return Opened("" if opening.fork else opening.conversation or "", self._model)
+
+    async def begin(self, turn: Turn, message: Message, model: str | None, effort: str | None) -> None:
+        if model is not None:
+            await self._choose("model", model, "set_model", model=model)
+        if effort is not None:
+            known = {level for one in self._known.models for level in one.efforts}
+            if known and effort not in known:
+                raise RefusedError(f"claude knows no effort {effort!r}: it knows {', '.join(sorted(known))}")
+            await self._choose("effort", effort, "apply_flag_settings", settings={"effortLevel": effort})
+        self._earlier_tasks = set(self._tasks)
+        tells = TELLS_OF_MESSAGES in self._known.capabilities
+        sorter = self._sorter = Sorter(turn, tells_of_messages=tells)
+        await self._connection.say(sorter.message_id, _as_content(message))
+
+    async def steer(self, turn: Turn, message: Message) -> bool:  # noqa: ARG002 - there is one turn at a time
+        if self._sorter is None:
+            return False
+        message_id = self._sorter.add()
+        try:
+            await self._connection.say(message_id, _as_content(message))
+        except BackendError:
+            self._sorter.forget(message_id)
+            raise
+        return True
+
+    async def interrupt(self, turn: Turn) -> None:  # noqa: ARG002 - there is one turn at a time
+        try:
+            await self._connection.request("interrupt", cancel_queued=True)
+        except RefusedError as error:
+            log.debug("interrupt: %s", error)
+
+    async def clean(self, *, everything: bool) -> None:
+        """Stop the commands in the background, which an interrupt does not touch."""
+        for task in self._tasks - (set() if everything else self._earlier_tasks):
+            await self._connection.request("stop_task", task_id=task)
+
+    def close(self) -> None:
+        self._connection.exchange.close()
+
+    async def settle(self, timeout: float) -> None:
+        await self._connection.exchange.finish(timeout)
+
+    # What claude sends by itself (corral.backends.claude.control.Handler).
+
+    def on_line(self, head: wire.Head, line: bytes) -> None:
+        """Sort it."""
+        match head.type, head.subtype:
+            case "system", "init":
+                self._on_init(msgspec.json.decode(line, type=wire.Init))
+            case "system", "background_tasks_changed":
+                self._tasks = {task.task_id for task in msgspec.json.decode(line, type=wire.Tasks).tasks}
+            case "rate_limit_event", _:
+                self._on_rate_limit(msgspec.json.decode(line, type=wire.RateLimitLine).rate_limit_info)
+            case "result", _:
+                self._on_result(msgspec.json.decode(line, type=wire.Result))
+        if self._sorter is not None:
+            self._sorter.take(head, line)
+
+    def on_too_long(self, size: int) -> None:
+        self._host.spoil(f"claude wrote a line of {size:,} bytes, more than is read")
+
+    async def on_request(self, request_id: str, request: msgspec.Raw) -> object:
+        declined = self._sorter.declined if self._sorter is not None else set()
+        return await permissions.answer(request_id, request, self._host.ask, declined)
+
+    async def _choose(self, what: str, value: str, subtype: str, **fields: Any) -> None:
+        if self._chosen.get(what) != value:
+            await self._connection.request(subtype, **fields)
+            self._chosen[what] = value
+
+    def _on_init(self, init: wire.Init) -> None:
+        if init.session_id:
+            self._host.remember(init.session_id)
+
+    def _on_result(self, result: wire.Result) -> None:
+        turn = self._host.turn
+        if result.origin is not None and result.result and (turn is None or turn.over or turn.id is None):
+            self._host.notice(f"meanwhile claude said: {result.result[:NOTE_LENGTH]}")
+        if self._sorter is not None:
+            self._sorter.finish(result)
+
+    def _on_rate_limit(self, limit: wire.RateLimit) -> None:
+        if limit.status not in TELL_FROM:
+            return
+        which = f" ({limit.kind})" if limit.kind else ""
+        what = "is used up" if limit.status == "rejected" else "is nearly used up"
+        when = (
+            f"; it begins anew at {datetime.fromtimestamp(limit.resets_at, UTC):%Y-%m-%d %H:%M} UTC"
+            if limit.resets_at
+            else ""
+        )
+        self._host.notice(f"claude: the account's limit{which} {what}{when}")
+
+
+def _as_content(message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:
+        return message.text
+    images = [
+        {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": image.data}}
+        for image in message.images
+    ]
+    return [*images, {"type": "text", "text": message.text}]
+
+
+def _decode(result: msgspec.Raw, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(result, type=kind)
+    except msgspec.DecodeError as error:
+        raise BackendError(f"claude answered in words not known here: {error}") from error

@@ -1,0 +1,173 @@
+"""The wire of one `codex app-server`: JSON-RPC in, a turn's events out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+import corral
+from corral.backends.codex import limits, requests, wire
+from corral.backends.codex.sorting import Sorter
+from corral.backends.engine import Opened
+from corral.backends.errors import BackendError, RefusedError, RequestError, ResumeError
+from corral.backends.rpc import RequestId, RpcConnection
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from corral.backends.attachments import Message
+    from corral.backends.engine import Host, Opening
+    from corral.backends.turn import Turn
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WARNINGS = ("warning", "guardianWarning", "configWarning", "deprecationNotice")
+INTERRUPT_ANSWER = 1.0  # seconds
+# Of no use here, and sent for every change of a file.
+UNUSED_NOTIFICATIONS = ("command/exec/outputDelta", "item/fileChange/outputDelta", "turn/diff/updated")
+
+
+class CodexEngine:
+    """An `Engine` (corral.backends.engine), and the `Handler` of its connection."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        host: Host,
+    ) -> None:
+        self._settings = settings
+        self._host = host
+        self._rpc = RpcConnection(reader, writer, self)
+        self._thread = ""
+        self._efforts: set[str] | None = None
+        self._sorter: Sorter | None = None
+
+    async def read(self) -> None:
+        await self._rpc.run()
+
+    async def open(self, opening: Opening) -> Opened:
+        client = {"name": "corral", "title": "Corral", "version": corral.__version__}
+        # experimentalApi: thread/backgroundTerminals/clean is part of it.
+        capabilities = {"experimentalApi": True, "optOutNotificationMethods": list(UNUSED_NOTIFICATIONS)}
+        try:
+            await self._rpc.request("initialize", {"clientInfo": client, "capabilities": capabilities})
+            await self._rpc.notify("initialized")
+            opened = await self._open_thread(opening)
+        except RequestError as error:
+            raise BackendError(f"codex did not start: {error}") from error
+        self._thread = opened.thread.id
+        return Opened(opened.thread.id, opened.model)
+
+    async def begin(self, turn: Turn, message: Message, model: str | None, effort: str | None) -> None:
+        if effort is not None:
+            await self._check_effort(effort)
+        # Before the reply names the turn, what follows it may have come already: the sorter keeps it.
+        sorter = self._sorter = Sorter(self._thread, turn)
+        chosen = {name: value for name, value in (("model", model), ("effort", effort)) if value is not None}
+        try:
+            result = await self._rpc.request(
+                "turn/start", {"threadId": self._thread, "input": _as_input(message), **chosen}
+            )
+        except RequestError as error:
+            raise RefusedError(f"codex did not take the message: {error.reason} ({error.code})") from error
+        sorter.begin(_decode(result, wire.TurnNote).turn.id)
+        # Before its first turn a conversation is not written down, and cannot be gone on with.
+        self._host.remember(self._thread)
+
+    async def steer(self, turn: Turn, message: Message) -> bool:
+        params = {"threadId": self._thread, "expectedTurnId": turn.id, "input": _as_input(message)}
+        try:
+            await self._rpc.request("turn/steer", params)
+        except RequestError as error:
+            log.info("codex would not be steered: %s", error)
+            return False
+        return True
+
+    async def interrupt(self, turn: Turn) -> None:
+        if turn.id is None:
+            return
+        try:
+            params = {"threadId": self._thread, "turnId": turn.id}
+            await self._rpc.request("turn/interrupt", params, timeout=INTERRUPT_ANSWER)
+        except (RequestError, TimeoutError) as error:
+            # Between its answer to turn/start and turn/started codex knows "no active turn" to interrupt; 0.125 then
+            # gives no answer at all.
+            log.debug("turn/interrupt: %r", error)
+
+    async def clean(self, *, everything: bool) -> None:  # noqa: ARG002 - codex cleans all of the conversation's
+        if self._thread and not self._rpc.exchange.ended:
+            await self._rpc.request("thread/backgroundTerminals/clean", {"threadId": self._thread})
+
+    def close(self) -> None:
+        self._rpc.exchange.close()
+
+    async def settle(self, timeout: float) -> None:
+        await self._rpc.exchange.finish(timeout)
+
+    # What codex sends by itself (corral.backends.rpc.Handler).
+
+    def on_notification(self, method: str, params: msgspec.Raw) -> None:
+        """Sort it; a message that is not as expected is logged and skipped."""
+        try:
+            if method in WARNINGS:
+                warned = msgspec.json.decode(params, type=wire.Warned)
+                self._host.notice(" ".join(part for part in (warned.message, warned.summary, warned.details) if part))
+            elif method == "serverRequest/resolved":
+                self._rpc.exchange.drop(msgspec.json.decode(params, type=wire.Resolved).request_id)
+            elif method == "account/rateLimits/updated":
+                for warning in limits.warnings(msgspec.json.decode(params, type=wire.RateLimitsNote)):
+                    self._host.notice(warning)
+            elif self._sorter is not None:
+                self._sorter.take(method, params)
+        except msgspec.DecodeError as error:
+            log.warning("skipped a %s that is not as expected: %s", method, error)
+
+    def on_too_long(self, size: int) -> None:
+        self._host.spoil(f"codex wrote a message of {size:,} bytes, more than is read")
+
+    async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
+        title_of = self._sorter.title_of if self._sorter is not None else str
+        return await requests.answer(request_id, method, params, self._host.ask, title_of)
+
+    async def _check_effort(self, effort: str) -> None:
+        """From 0.140 on codex hands any word on to the model. Raises RefusedError."""
+        if self._efforts is None:
+            try:
+                models = _decode(await self._rpc.request("model/list", {}), wire.ModelList).data
+            except RequestError as error:
+                log.info("codex does not list its models: %s", error)
+                models = []
+            self._efforts = {one.reasoning_effort for model in models for one in model.supported_reasoning_efforts}
+        if self._efforts and effort not in self._efforts:
+            raise RefusedError(f"codex knows no effort {effort!r}: it knows {', '.join(sorted(self._efforts))}")
+
+    async def _open_thread(self, opening: Opening) -> wire.ThreadOpened:
+        params = {"cwd": opening.workspace, **self._settings}
+        if opening.conversation is None:
+            return _decode(await self._rpc.request("thread/start", params), wire.ThreadOpened)
+        method = "thread/fork" if opening.fork else "thread/resume"
+        params = {"threadId": opening.conversation, "excludeTurns": True, **params}
+        try:
+            return _decode(await self._rpc.request(method, params), wire.ThreadOpened)
+        except RequestError as error:
+            reason = f"codex cannot go on with the conversation {opening.conversation}: {error.reason}"
+            raise ResumeError(reason) from error
+
+
+def _as_input(message: Message) -> list[dict[str, Any]]:
+    images = [{"type": "image", "url": f"data:{image.media_type};base64,{image.data}"} for image in message.images]
+    return [{"type": "text", "text": message.text}, *images]
+
+
+def _decode(result: msgspec.Raw, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(result, type=kind)
+    except msgspec.DecodeError as error:
+        raise BackendError(f"codex answered in words not known here: {error}") from error

@@ -1,0 +1,110 @@
+"""The seam between `running`, which is the same for every engine, and an engine's wire protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from corral.backends.attachments import Message
+    from corral.backends.base import Answer, ApprovalRequested
+    from corral.backends.turn import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Which conversation a process is started for."""
+
+    conversation: str | None = None
+    """None: a new one."""
+    fork: bool = False
+    workspace: str = ""
+    """The folder of the conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an engine said of itself when it was ready."""
+
+    conversation: str
+    model: str = ""
+
+
+class EngineKind(Protocol):
+    """How an engine is started: its settings, without a process. `Running` makes one process of it."""
+
+    @property
+    def name(self) -> str:
+        """`codex`, `claude`."""
+
+    @property
+    def starts_in_workspace(self) -> bool:
+        """Whether the process must be started in the workspace; else it is told of it and enters it by itself."""
+
+    def argv(self, opening: Opening) -> Sequence[str]:
+        """The command line."""
+
+    def refuses(self, opening: Opening, last_words: str) -> bool:
+        """Whether an engine that died in `Engine.open` did so because it does not know the conversation."""
+
+    def speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
+        """Take the pipes of a process."""
+
+
+class Engine(Protocol):
+    """The wire of one process. One turn is held at a time; its interruption and an ending may come together."""
+
+    async def read(self) -> None:
+        """Read and sort what the engine writes, until it ends its output. Its owner holds it as a task."""
+
+    async def open(self, opening: Opening) -> Opened:
+        """Say hello. Raises BackendError, ResumeError, TimeoutError."""
+
+    async def begin(self, turn: Turn, message: Message, model: str | None, effort: str | None) -> None:
+        """Hand the message over, once; `turn.begin` when it was taken.
+
+        Raises RefusedError if the engine refused it and is as it was, TimeoutError or BackendError if nobody can tell
+        what it will do.
+        """
+
+    async def steer(self, turn: Turn, message: Message) -> bool:
+        """Fold the message into the turn; False if the engine would not. Raises TimeoutError, BackendError."""
+
+    async def interrupt(self, turn: Turn) -> None:
+        """Ask for the end of the turn; it comes by `read`. Asked again while it does not."""
+
+    async def clean(self, *, everything: bool) -> None:
+        """End what the last turn left running, or every turn. Raises TimeoutError, BackendError."""
+
+    def close(self) -> None:
+        """Nobody will answer any more: fail what waits."""
+
+    async def settle(self, timeout: float) -> None:
+        """Wait for what `close` cancelled, `timeout` seconds at the most."""
+
+
+class Host(Protocol):
+    """What an engine may ask of the process that it is read by."""
+
+    @property
+    def turn(self) -> Turn | None:
+        """The turn that runs, or that ran last."""
+
+    @property
+    def conversation(self) -> str:
+        """See Backend."""
+
+    def remember(self, conversation: str) -> None:
+        """The conversation has this id, and a later process can go on with it."""
+
+    def notice(self, message: str) -> None:
+        """Tell the person, once: engines repeat their warnings with every turn. Without a turn it waits for one."""
+
+    async def ask(self, approval: ApprovalRequested) -> Answer:
+        """Ask the person; a no after the limit of an approval. Cancel it when the engine waits no more."""
+
+    def spoil(self, reason: str) -> None:
+        """The turn that runs cannot be read any more: it is stopped, and fails."""

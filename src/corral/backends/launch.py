@@ -1,0 +1,70 @@
+"""How an engine's process is started and ended, whichever engine it is."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from corral.backends.environment import child_environment
+from corral.process import Job
+from corral.process.table import is_this_account
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The account, the folder, the environment and the ladder of a backend."""
+
+    user: str | None = None
+    """The account it runs as; None for this process's own."""
+    workspace: str | os.PathLike[str] | None = None
+    """The folder of the conversation; by default the account's home, or this process's folder for the own account."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables on top of the environment without the service's secrets; for another account those that sudo is asked
+    to pass on (its rule needs SETENV)."""
+    goodbye: float = 3.0
+    """Seconds that the engine has to stop its work and to end by itself."""
+    grace: float = 5.0
+    """Seconds from TERM to KILL."""
+    kill: float = 10.0
+    """Seconds of KILL before survivors are reported."""
+    state_dir: str | os.PathLike[str] | None = None
+    report_file: str | os.PathLike[str] | None = None
+    """Where the reaper writes its report, whether or not this process lives to see it."""
+    label: str = ""
+    """What `corral ps` shows."""
+
+    @property
+    def account(self) -> str | None:
+        """The other account, or None for this process's own."""
+        return None if is_this_account(self.user) else self.user
+
+    def folder(self) -> str:
+        """The workspace, absolute."""
+        if self.workspace is not None:
+            return str(Path(self.workspace).absolute())
+        if self.account is None:
+            return str(Path.cwd())
+        try:
+            return pwd.getpwnam(self.account).pw_dir
+        except KeyError:
+            return "/"  # the job refuses an account that does not exist, with better words
+
+    async def start(self, argv: Sequence[str], cwd: str | None, label: str) -> Job:
+        """Start a command so, in `cwd`; None for a folder that every account may enter."""
+        account = self.account
+        # A person's folder may be closed to this account, which must not fail an engine that enters it by itself.
+        outside = "/" if account is not None else None
+        return await Job.start(
+            argv,
+            user=account,
+            env=self.env if account is not None else child_environment(self.env),
+            cwd=cwd if cwd is not None else outside,
+            grace=self.grace,
+            kill=self.kill,
+            state_dir=self.state_dir,
+            report_file=self.report_file,
+            label=self.label or label,
+        )

@@ -1,0 +1,131 @@
+"""One turn: what the engine's wire says of it, its clock, and how it will have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from corral.backends.base import Notice, ToolEnded, ToolStarted, TurnEnded, TurnStarted, Usage
+from corral.backends.feed import TurnFeed
+
+if TYPE_CHECKING:
+    from corral.backends.base import Limits, TurnEvent
+
+
+class Turn:
+    """A turn from the moment it was claimed to its TurnEnded. Engines `begin` it, `put` events and `end` it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.id: str | None = None
+        self.feed = TurnFeed()
+        self.stopped: TurnEnded | None = None
+        """What the turn's end will be, if it was stopped from here and does not complete nevertheless."""
+        self._clock = Clock(limits)
+        self._taken = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._wake = asyncio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Whether its end is in the feed."""
+        return self.feed.over
+
+    def begin(self, turn_id: str) -> None:
+        """The engine took the message."""
+        if self.id is None and not self.over:
+            self.id = turn_id
+            self.put(TurnStarted(turn_id))
+            self._taken.set()
+
+    def put(self, event: TurnEvent) -> None:
+        """Add an event that does not end the turn."""
+        if self.feed.put(event) and self._clock.note(event):
+            self._wake.set()
+
+    def stop(self, end: TurnEnded) -> None:
+        """Say how it will have ended, if the engine stops it; the first word counts."""
+        self.stopped = self.stopped or end
+
+    def end(self, end: TurnEnded) -> None:
+        """It is over. Where it was stopped from here, that is how it ended, unless it completed."""
+        self.feed.put(end if self.stopped is None or end.status == "completed" else self.stopped)
+        self._taken.set()
+        self._ended.set()
+        self._wake.set()
+
+    def fail(self, reason: str) -> None:
+        """It cannot go on."""
+        self.end(TurnEnded("failed", reason))
+
+    def pause_clock(self) -> None:
+        """An approval is open: the silence of a person is not the engine's."""
+        self._clock.approvals += 1
+
+    def resume_clock(self) -> None:
+        """It is closed."""
+        self._clock.approvals -= 1
+        self._clock.last_life = time.monotonic()
+        self._wake.set()
+
+    async def taken(self, timeout: float) -> str | None:
+        """Wait for the engine to take the message; its id, or None if it has none after `timeout` seconds."""
+        return self.id if await _within(self._taken, timeout) else None
+
+    async def ended(self, timeout: float) -> bool:
+        """Wait for the end, read or unread; False if it did not come in `timeout` seconds."""
+        return await _within(self._ended, timeout)
+
+    async def outlasted(self) -> str:
+        """Wait for the end, or for one of the limits; the limit's name, or '' at the end."""
+        while not self.over:
+            left, timer = self._clock.left()
+            if left <= 0:
+                return timer
+            self._wake.clear()
+            await _within(self._wake, left)
+        return ""
+
+
+class Clock:
+    """When a turn has gone on for too long, or without a sign of life."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.approvals = 0
+        self.began = self.last_life = time.monotonic()
+        self._tools: dict[str, tuple[float, str]] = {}
+
+    def note(self, event: TurnEvent) -> bool:
+        """Take an event for a sign of life, if it is one; whether a deadline may have come nearer by it."""
+        # An engine that only tells of its retries, or of a bill, is as good as silent.
+        if isinstance(event, Notice | Usage):
+            return False
+        self.last_life = time.monotonic()
+        if isinstance(event, ToolStarted):
+            self._tools[event.tool_id] = (self.last_life, event.title)
+        elif isinstance(event, ToolEnded):
+            return self._tools.pop(event.tool_id, None) is not None
+        return False
+
+    def left(self) -> tuple[float, str]:
+        """Seconds until a limit is reached, and that limit's name."""
+        now, limits = time.monotonic(), self.limits
+        overall = self.began + limits.turn - now, f"the turn's limit of {limits.turn:g} s"
+        if self.approvals:
+            return overall
+        silence = self.last_life + limits.silence - now, f"{limits.silence:g} s of silence"
+        if self._tools:
+            since, title = max(self._tools.values())
+            tool = since + limits.tool - now, f"{limits.tool:g} s, a tool's limit, in {title[:80]!r}"
+            silence = max(silence, tool)
+        return min(overall, silence)
+
+
+async def _within(event: asyncio.Event, timeout: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

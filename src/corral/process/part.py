@@ -1,0 +1,38 @@
+"""Ending a part of a tree while the rest of it lives on: from the supervisor's side, by scan, and so without proof."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+from corral.process import procfs, signals
+from corral.process.table import Identity, Process, account_uid
+
+_PAUSE_FIRST, _PAUSE_LAST = 0.01, 0.1  # seconds between two looks
+
+
+def end_part(reaper: int, user: str, choose: Callable[[Process], bool], *, grace: float, kill: float) -> list[Process]:
+    """End the living below a reaper that `choose` picks: TERM at once, KILL after `grace` seconds; who is left after.
+
+    It takes `grace` + `kill` seconds at the most, beyond a call of sudo that hangs. Whoever forks faster than the looks
+    follow can escape it; the end of the whole job does not let that one go.
+    """
+    signaller = signals.Signaller(procfs, person=account_uid(user))
+    began = time.monotonic()
+    pause = _PAUSE_FIRST
+    asked: set[Identity] = set()
+    while True:
+        left = [process for process in procfs.tree_of(reaper) if process.living and choose(process)]
+        now = time.monotonic() - began
+        if not left or now >= grace + kill:
+            return left
+        spared = signals.spare_sudo(left)
+        if now >= grace:
+            signaller.send(signal.SIGKILL, spared)
+        elif new := [process for process in spared if process.identity not in asked]:
+            asked.update(process.identity for process in new)
+            signaller.send(signal.SIGTERM, new)
+            signaller.send(signal.SIGCONT, [process for process in new if process.stopped])
+        time.sleep(pause)
+        pause = min(pause * 1.5, _PAUSE_LAST)

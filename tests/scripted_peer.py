@@ -1,0 +1,358 @@
+"""A stand-in for an engine, for what the real ones cannot be made to do: `scripted_peer.py ENGINE SCENE`.
+
+A scene is written once, in the words of `Peer`; each engine has its own way of saying them on its wire.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+ENGINE, SCENE = sys.argv[1:3]
+TOO_LONG = 65 * 1024 * 1024
+lock = threading.Lock()
+
+
+def write(line: str) -> None:
+    with lock:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+
+def put(message: dict[str, Any]) -> None:
+    write(json.dumps(message))
+
+
+class Peer:
+    """What a scene can say."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.steered: list[str] = []
+        self.interrupted = threading.Event()
+
+    # To be said by each engine.
+
+    def took(self, number: Any) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def think(self, text: str) -> None: ...
+
+    def tool(self, title: str) -> None: ...
+
+    def tool_done(self, output: str) -> None: ...
+
+    def ask(self, what: str) -> None: ...
+
+    def retry(self) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def complete(self, status: str = "completed") -> None: ...
+
+    def hello(self) -> None: ...
+
+
+class CodexPeer(Peer):
+    @property
+    def turn_id(self) -> str:
+        return f"turn-{self.turns}"
+
+    def note(self, method: str, **params: Any) -> None:
+        put({"method": method, "params": {"threadId": "thread", "turnId": self.turn_id, **params}, "emittedAtMs": 1})
+
+    def took(self, number: Any) -> None:
+        put({"id": number, "result": {"turn": {"id": self.turn_id, "status": "inProgress", "items": []}}})
+
+    def say(self, text: str) -> None:
+        self.note("item/agentMessage/delta", itemId="m", delta=text)
+
+    def think(self, text: str) -> None:
+        self.note("item/reasoning/summaryTextDelta", itemId="r", delta=text, summaryIndex=0)
+
+    def tool(self, title: str) -> None:
+        item = {"type": "commandExecution", "id": "t", "command": title, "status": "inProgress"}
+        self.note("item/started", item=item)
+
+    def tool_done(self, output: str) -> None:
+        done = {"status": "completed", "exitCode": 0, "aggregatedOutput": output}
+        self.note("item/completed", item={"type": "commandExecution", "id": "t", "command": "x", **done})
+
+    def ask(self, what: str) -> None:
+        params = {"command": what, "threadId": "thread", "turnId": self.turn_id, "itemId": "t"}
+        put({"id": "ask", "method": "item/commandExecution/requestApproval", "params": params})
+
+    def retry(self) -> None:
+        self.note("error", error={"message": "busy"}, willRetry=True)
+
+    def warn(self, text: str) -> None:
+        self.note("warning", message=text)
+
+    def complete(self, status: str = "completed") -> None:
+        error = {"message": "the model is ill"} if status == "failed" else None
+        self.note("turn/completed", turn={"id": self.turn_id, "status": status, "items": [], "error": error})
+
+    def serve(self, message: dict[str, Any]) -> None:
+        method, number, params = message.get("method"), message.get("id"), message.get("params") or {}
+        match method:
+            case None if number == "ask":
+                self.say(str(message.get("result", {}).get("decision")))
+                self.complete()
+            case "initialize" if SCENE == "half":
+                put({"id": number, "result": {}})
+            case "thread/start" | "thread/resume" | "thread/fork" if SCENE != "half":
+                self.hello()
+                put({"id": number, "result": {"thread": {"id": "thread"}, "model": "m"}})
+            case "turn/start":
+                self.turns += 1
+                begin(self, number)
+            case "turn/steer":
+                self.steered.append(params["input"][0]["text"])
+                put({"id": number, "result": {}})
+            case "turn/interrupt":
+                put({"id": number, "result": {}})
+                stop(self)
+            case str() if number is not None and SCENE != "half":
+                put({"id": number, "result": {}})
+
+
+class ClaudePeer(Peer):
+    uuids: list[str]
+    message = 0
+
+    def took(self, number: Any) -> None:
+        self.uuids = [number]
+        put({"type": "command_lifecycle", "command_uuid": number, "state": "queued"})
+        put({"type": "system", "subtype": "init", "session_id": "session", "model": "m"})
+        put({"type": "command_lifecycle", "command_uuid": number, "state": "started"})
+
+    def event(self, **event: Any) -> None:
+        put({"type": "stream_event", "event": event, "parent_tool_use_id": None})
+
+    def line(self, kind: str, *content: dict[str, Any]) -> None:
+        put({"type": kind, "message": {"id": f"m{self.message}", "content": list(content)}, "parent_tool_use_id": None})
+
+    def say(self, text: str) -> None:
+        self.event(type="content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+
+    def think(self, text: str) -> None:
+        self.event(type="content_block_delta", index=0, delta={"type": "thinking_delta", "thinking": text})
+
+    def tool(self, title: str) -> None:
+        self.line("assistant", {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": title}})
+
+    def tool_done(self, output: str) -> None:
+        self.line("user", {"type": "tool_result", "tool_use_id": "t", "content": output, "is_error": False})
+
+    def ask(self, what: str) -> None:
+        request = {"subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": what}, "tool_use_id": "t"}
+        put({"type": "control_request", "request_id": "ask", "request": request})
+
+    def retry(self) -> None:
+        put({"type": "system", "subtype": "api_retry", "attempt": 1, "max_retries": 10, "error": "busy"})
+
+    def warn(self, text: str) -> None:
+        info = {"status": "allowed_warning", "rateLimitType": text}
+        put({"type": "rate_limit_event", "rate_limit_info": info})
+
+    def complete(self, status: str = "completed") -> None:
+        result: dict[str, Any] = {"type": "result", "subtype": "success", "session_id": "session"}
+        if status != "completed":
+            result["is_error"] = True
+            result["terminal_reason"] = "aborted_tools" if status == "interrupted" else "api_error"
+            result["result"] = None if status == "interrupted" else "the model is ill"
+        put({**result, "user_message_uuids": self.uuids, "total_cost_usd": 0.5 * self.turns})
+
+    def reply(self, number: str, response: object = None) -> None:
+        put(
+            {"type": "control_response", "response": {"subtype": "success", "request_id": number, "response": response}}
+        )
+
+    def serve(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "user" if self.turns and not self.interrupted.is_set() and SCENE == "steered":
+                self.steered.append(message["message"]["content"])
+                self.uuids.append(message["uuid"])
+            case "user":
+                self.turns += 1
+                begin(self, message["uuid"])
+            case "control_response":
+                self.say({"allow": "accept", "deny": "decline"}[message["response"]["response"]["behavior"]])
+                self.complete()
+            case "control_request":
+                number = message["request_id"]
+                match message["request"]["subtype"]:
+                    case "initialize":
+                        if SCENE != "half":
+                            self.hello()
+                            self.reply(number, {"models": [], "capabilities": ["msg_lifecycle_v1"]})
+                    case "interrupt":
+                        self.reply(number, {"still_queued": []})
+                        stop(self)
+                    case _:
+                        self.reply(number, {})
+
+
+def stop(peer: Peer) -> None:
+    if SCENE not in ("deaf", "stubborn") and not peer.interrupted.is_set():
+        peer.interrupted.set()
+        peer.complete("interrupted")
+
+
+def begin(peer: Peer, number: Any) -> None:
+    peer.interrupted.clear()
+    if SCENE != "untaken":
+        peer.took(number)
+        SCENES[SCENE](peer)
+
+
+def talk(peer: Peer) -> None:
+    peer.think("hm")
+    peer.say("hel")
+    peer.say("lo")
+    peer.complete()
+
+
+def use_tool(peer: Peer) -> None:
+    peer.tool("make it")
+    peer.tool_done("made")
+    peer.say("done")
+    peer.complete()
+
+
+def ask(peer: Peer) -> None:
+    peer.tool("make it")
+    peer.ask("make it")
+
+
+def fail(peer: Peer) -> None:
+    peer.complete("failed")
+
+
+def trickle(peer: Peer) -> None:
+    def go_on() -> None:
+        while not peer.interrupted.wait(0.02):
+            peer.retry()
+
+    threading.Thread(target=go_on, daemon=True).start()
+
+
+def work(peer: Peer) -> None:
+    peer.say("working")
+
+
+def long_tool(peer: Peer) -> None:
+    peer.tool("a long one")
+
+
+def garbage(peer: Peer) -> None:
+    write('{"half": \n\nnot json\n[1, 2]\n{"id": {}, "method": 7}\n{"type": 7}\n{"type": "assistant"}')
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.urandom(200_000).replace(b"\n", b"x") + b"\n")
+    sys.stdout.buffer.flush()
+    put({"method": "brand/new", "params": {"everything": "is unknown"}, "type": "brand_new"})
+    peer.say("survived")
+    peer.complete()
+
+
+def too_long(peer: Peer) -> None:
+    if peer.turns > 1:
+        talk(peer)
+        return
+    peer.say("before")
+    piece = "x" * 1_000_000
+    for _ in range(TOO_LONG // len(piece)):
+        sys.stdout.write(piece)
+    write("")
+
+
+def exits(peer: Peer) -> None:
+    sys.stderr.write("warming up\nfatal: the disk is full\n")
+    sys.stderr.flush()
+    peer.say("before")
+    os._exit(0)
+
+
+def dies(peer: Peer) -> None:
+    peer.say("before")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def closes(peer: Peer) -> None:
+    peer.say("before")
+    os.close(1)
+    time.sleep(600)
+
+
+def late(peer: Peer) -> None:
+    peer.say("in time")
+    peer.complete()
+    peer.say("too late")
+    peer.tool("too late")
+    peer.complete("failed")
+
+
+def open_tool(peer: Peer) -> None:
+    peer.tool("never done")
+    peer.complete()
+
+
+def flood(peer: Peer) -> None:
+    for number in range(20_000):
+        peer.say(f"{number} ")
+    peer.complete()
+
+
+def noisy(peer: Peer) -> None:
+    for _ in range(40_000):
+        sys.stderr.write("a line of no interest, again and again\n")
+    sys.stderr.flush()
+    peer.say("heard")
+    peer.complete()
+
+
+def warns(peer: Peer) -> None:
+    for _ in range(3):
+        peer.warn("old model")
+    peer.complete()
+
+
+SCENES: dict[str, Callable[[Peer], None]] = {
+    "talk": talk,
+    "tool": use_tool,
+    "ask": ask,
+    "fail": fail,
+    "silent": lambda _: None,
+    "trickle": trickle,
+    "deaf": work,
+    "stubborn": work,
+    "steered": work,
+    "work": work,
+    "long_tool": long_tool,
+    "garbage": garbage,
+    "too_long": too_long,
+    "exits": exits,
+    "dies": dies,
+    "closes": closes,
+    "late": late,
+    "open_tool": open_tool,
+    "flood": flood,
+    "noisy": noisy,
+    "warns": warns,
+}
+
+if SCENE == "unborn":
+    sys.stderr.write("error: no such subcommand\n")
+    sys.exit(2)
+if SCENE == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+peer = {"codex": CodexPeer, "claude": ClaudePeer}[ENGINE]()
+for line in sys.stdin:
+    peer.serve(json.loads(line))
+if SCENE == "stubborn":
+    time.sleep(600)

@@ -1,0 +1,358 @@
+"""What every engine's backend must hold (corral.backends.base), first against peers that misbehave in every way.
+
+The same promises on the real binaries: test_real_backends.py.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corral.backends import running as running_module
+from corral.backends.base import (
+    Answer,
+    ApprovalClosed,
+    ApprovalRequested,
+    Input,
+    Limits,
+    Notice,
+    Reasoning,
+    Text,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+    TurnEvent,
+)
+from corral.backends.errors import BackendError, InputError, TurnRunningError
+from corral.backends.running import Running
+from tests.harness.backends import check, collect, of, reach, rest, running, scripted, text
+from tests.harness.waiting import until
+
+Scene = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture(params=["codex", "claude"])
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
+    """Starts a backend of each engine with a peer that plays a scene."""
+
+    def play(name: str, limits: Limits | None = None, **launch: Any) -> AbstractAsyncContextManager[Running]:
+        return running(scripted(request.param, name), tmp_path, limits, **launch)
+
+    return play
+
+
+async def test_a_turn_streams_thoughts_and_words_and_completes(scene: Scene) -> None:
+    async with scene("talk") as backend:
+        events = await collect(backend, "go")
+        assert "".join(event.delta for event in of(Reasoning, events)) == "hm"
+        assert [event.delta for event in of(Text, events)] == ["hel", "lo"]
+        assert events[-1] == TurnEnded("completed")
+        assert text(await collect(backend, "again")) == "hello", "the backend holds one turn after the other"
+
+
+async def test_a_tool_begins_and_ends(scene: Scene) -> None:
+    async with scene("tool") as backend:
+        events = await collect(backend, "go")
+        assert of(ToolStarted, events) == [ToolStarted("t", "command", "make it")]
+        [ended] = of(ToolEnded, events)
+        assert (ended.status, ended.exit_code, ended.output) == ("completed", 0, "made")
+
+
+@pytest.mark.parametrize("decision", ["accept", "decline"])
+async def test_an_approval_waits_for_its_answer_and_is_closed(scene: Scene, decision: Any) -> None:
+    async with scene("ask") as backend:
+        events = await collect(backend, "go", [Answer(decision)])
+        [asked], [closed] = of(ApprovalRequested, events), of(ApprovalClosed, events)
+        assert (asked.kind, asked.what) == ("command", "make it")
+        assert closed == ApprovalClosed(asked.approval_id, decision)
+        assert text(events) == decision
+        assert backend.approvals_open == 0
+        assert not backend.answer(asked.approval_id, Answer("accept")), "it waits no more"
+
+
+async def test_a_decision_that_was_not_offered_never_allows_more(scene: Scene) -> None:
+    async with scene("ask") as backend:
+        events = backend.send(Input("go"))
+        asked = await reach(events, ApprovalRequested)
+        wanted = "accept_for_session" if "accept_for_session" not in asked.decisions else "accept"
+        assert backend.answer(asked.approval_id, Answer(wanted))
+        assert not backend.answer(asked.approval_id, Answer("decline")), "the first answer counts"
+        assert text(await rest(events)) == "accept"
+
+
+async def test_an_approval_that_nobody_answers_is_declined(scene: Scene) -> None:
+    async with scene("ask", Limits(approval=0.2)) as backend:
+        events = backend.send(Input("go"))
+        asked = await reach(events, ApprovalRequested)
+        got = await rest(events)
+        assert text(got) == "decline"
+        assert ApprovalClosed(asked.approval_id, "decline") in got
+        assert any("nobody answered" in notice.message for notice in of(Notice, got))
+
+
+async def test_an_open_approval_is_no_silence_and_its_closing_starts_the_clock_anew(scene: Scene) -> None:
+    async with scene("ask", Limits(silence=0.3)) as backend:
+        events = backend.send(Input("go"))
+        asked = await reach(events, ApprovalRequested)
+        since = time.monotonic()
+        await until(lambda: time.monotonic() > since + 0.6, what="twice the silence had passed")
+        assert backend.busy
+        assert backend.answer(asked.approval_id, Answer("accept"))
+        assert (await rest(events))[-1].status == "completed"
+
+
+async def test_an_interrupt_closes_the_approval_that_is_open(scene: Scene) -> None:
+    async with scene("ask") as backend:
+        events = backend.send(Input("go"))
+        asked = await reach(events, ApprovalRequested)
+        assert await backend.interrupt()
+        got = await rest(events)
+        assert ApprovalClosed(asked.approval_id, None) in got
+        assert got[-1] == TurnEnded("interrupted", "stopped on request")
+        await until(lambda: backend.approvals_open == 0, what="the approval was withdrawn")
+
+
+async def test_a_failure_has_the_engine_s_reason(scene: Scene) -> None:
+    async with scene("fail") as backend:
+        end = (await collect(backend, "go"))[-1]
+        assert end == TurnEnded("failed", "the model is ill")
+        assert (await collect(backend, "again"))[-1].status == "failed", "the backend goes on"
+
+
+async def test_an_interrupt_ends_the_turn_and_keeps_the_backend(scene: Scene) -> None:
+    async with scene("work") as backend:
+        events = backend.send(Input("go"))
+        await reach(events, Text)
+        assert await backend.interrupt("enough")
+        assert (await rest(events))[-1] == TurnEnded("interrupted", "enough")
+        assert not backend.gone
+        assert not backend.busy
+        assert not await backend.interrupt(), "no turn runs"
+
+
+async def test_an_engine_that_does_not_stop_is_ended_and_the_conversation_is_kept(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_module, "INTERRUPT_TIMEOUT", 0.3)
+    async with scene("deaf") as backend:
+        events = backend.send(Input("go"))
+        await reach(events, Text)
+        assert await backend.interrupt()
+        assert (await rest(events))[-1].status == "interrupted"
+        ended = await asyncio.wait_for(backend.wait(), 20)
+        assert ended.report.verdict == "proven_empty"
+        assert "did not confirm the stop" in backend.gone
+        assert backend.conversation
+        later = await collect(backend, "more")
+        assert later[-1].status == "failed"
+        assert backend.gone in later[-1].reason
+
+
+async def test_two_callers_do_not_disturb_each_other(scene: Scene) -> None:
+    async with scene("work") as backend:
+        events = backend.send(Input("one"))
+        await reach(events, Text)
+        with pytest.raises(TurnRunningError):
+            await anext(backend.send(Input("two")))
+        first, second = await asyncio.gather(backend.interrupt("first"), backend.interrupt("second"))
+        assert first or second
+        assert (await rest(events))[-1].status == "interrupted"
+
+
+@pytest.mark.parametrize("how", ["close", "break", "cancel"])
+async def test_a_reader_who_leaves_has_the_turn_interrupted_and_the_next_turn_works(scene: Scene, how: str) -> None:
+    async with scene("work") as backend:
+        if how == "close":
+            async with aclosing(backend.send(Input("one"))) as events:
+                await reach(events, Text)
+        elif how == "break":
+            async for _ in backend.send(Input("one")):
+                break
+        else:
+            reading = asyncio.create_task(collect(backend, "one"))
+            await until(lambda: backend.turn is not None and backend.turn.id, what="the turn began")
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        events = backend.send(Input("next"))
+        assert (await reach(events, Text)).delta == "working"
+        await backend.interrupt()
+        assert (await rest(events))[-1].status == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("name", "limits", "words"),
+    [
+        ("silent", Limits(silence=0.3), "0.3 s of silence"),
+        ("trickle", Limits(silence=0.3), "0.3 s of silence"),
+        ("work", Limits(turn=0.4), "the turn's limit of 0.4 s"),
+        ("long_tool", Limits(silence=0.1, tool=0.5), "0.5 s, a tool's limit, in 'a long one'"),
+    ],
+)
+async def test_a_turn_that_takes_too_long_is_stopped_and_its_end_names_the_timer(
+    scene: Scene, name: str, limits: Limits, words: str
+) -> None:
+    async with scene(name, limits) as backend:
+        end = (await collect(backend, "go"))[-1]
+        assert end.status == "timed_out"
+        assert words in end.reason
+        assert not backend.gone, "the backend stays"
+
+
+async def test_a_message_that_is_never_taken_up_is_a_silence_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_module, "INTERRUPT_TIMEOUT", 0.3)
+    async with scene("untaken", Limits(silence=0.3)) as backend:
+        assert (await collect(backend, "go"))[-1].status in ("timed_out", "interrupted")
+
+
+async def test_garbage_is_skipped(scene: Scene) -> None:
+    async with scene("garbage") as backend:
+        events = await collect(backend, "go")
+        assert text(events) == "survived"
+        assert events[-1] == TurnEnded("completed")
+
+
+@pytest.mark.slow
+async def test_a_line_over_the_bound_fails_the_turn_and_the_stream_goes_on(scene: Scene) -> None:
+    async with scene("too_long") as backend:
+        events = await collect(backend, "go")
+        assert text(events) == "before"
+        assert events[-1].status == "failed"
+        assert "68,000,000 bytes" in events[-1].reason
+        assert text(await collect(backend, "again")) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("exits", "ended with status 0"), ("dies", "ended with status -9"), ("closes", "ended its output")],
+)
+async def test_a_death_in_the_middle_of_a_turn_fails_it_and_ends_the_backend(scene: Scene, name: str, how: str) -> None:
+    async with scene(name) as backend:
+        events = await collect(backend, "go")
+        assert text(events) == "before", "what was said before counts"
+        end = events[-1]
+        assert end.status == "failed"
+        assert f"{how} in the middle of the turn" in end.reason
+        if name == "exits":
+            assert "it said last: fatal: the disk is full" in end.reason
+        ended = await asyncio.wait_for(backend.wait(), 20)
+        assert ended.report.verdict == "proven_empty"
+        later = (await collect(backend, "still there?"))[-1]
+        assert later.status == "failed"
+        assert how in later.reason
+
+
+async def test_an_engine_that_is_none_says_why_and_leaves_nothing(scene: Scene) -> None:
+    with pytest.raises(BackendError, match="no such subcommand"):
+        async with scene("unborn"):
+            pass
+
+
+async def test_a_handshake_that_stops_half_way_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_module, "OPEN_TIMEOUT", 0.5)
+    with pytest.raises(BackendError, match=r"was not ready in 0\.5 s"):
+        async with scene("half"):
+            pass
+
+
+async def test_nothing_follows_the_end_and_what_is_open_is_closed_before_it(scene: Scene) -> None:
+    async with scene("late") as backend:
+        assert text(await collect(backend, "go")) == "in time"
+        assert text(await collect(backend, "again")) == "in time", "the late ones are no part of the next turn"
+    async with scene("open_tool") as backend:
+        [tool] = of(ToolEnded, await collect(backend, "go"))
+        assert tool.status == "interrupted"
+
+
+async def test_a_reader_who_lags_gets_every_word_in_fewer_pieces(scene: Scene) -> None:
+    async with scene("flood") as backend:
+        events = backend.send(Input("go"))
+        got: list[TurnEvent] = [await anext(events)]
+        await until(lambda: not backend.busy, what="the turn was over before it was read")
+        got += await rest(events)
+        check(got)
+        assert text(got).split() == [str(number) for number in range(20_000)]
+        assert len(got) < 2000
+
+
+async def test_error_output_is_drained_whatever_its_amount(scene: Scene) -> None:
+    async with scene("noisy") as backend:
+        assert text(await collect(backend, "go")) == "heard"
+
+
+async def test_a_warning_is_told_once(scene: Scene) -> None:
+    async with scene("warns") as backend:
+        first, second = await collect(backend, "go"), await collect(backend, "again")
+        assert len(of(Notice, first)) == 1
+        assert "old model" in of(Notice, first)[0].message
+        assert of(Notice, second) == []
+
+
+async def test_a_message_is_folded_into_the_turn_that_runs(scene: Scene) -> None:
+    async with scene("steered") as backend:
+        assert not await backend.steer(Input("nothing runs"))
+        events = backend.send(Input("go"))
+        await reach(events, Text)
+        assert await backend.steer(Input("and hurry"))
+        await backend.interrupt()
+        assert (await rest(events))[-1].status == "interrupted"
+        assert not await backend.steer(Input("it is over"))
+
+
+async def test_input_that_cannot_be_sent_begins_no_turn(scene: Scene, tmp_path: Path) -> None:
+    async with scene("talk") as backend:
+        for wrong in (Input("  "), Input("look", images=(tmp_path / "none.png",)), Input("x" * 9_000_000)):
+            with pytest.raises(InputError):
+                await anext(backend.send(wrong))
+        assert text(await collect(backend, "go")) == "hello"
+
+
+async def test_ending_in_the_middle_of_a_turn_ends_the_turn_first_and_is_shared(scene: Scene) -> None:
+    async with scene("work") as backend:
+        events = backend.send(Input("go"))
+        await reach(events, Text)
+        waiting = asyncio.create_task(backend.wait())
+        cut = asyncio.create_task(backend.end())
+        await asyncio.sleep(0)
+        cut.cancel()
+        first, second = await asyncio.gather(backend.end(), backend.end())
+        assert first is second is await waiting, "a caller who is cancelled does not cut it short"
+        assert (await rest(events))[-1] == TurnEnded("interrupted", "the backend was ended")
+        assert [step.name for step in first.steps] == ["goodbye", "end_of_input", "signals"]
+        ended_by = {step.name: step.ended for step in first.steps}
+        assert any("python" in comm for comm in ended_by["end_of_input"]), "it ended by itself"
+
+
+async def test_one_that_obeys_nothing_is_ended_by_signals_and_the_report_says_so(scene: Scene) -> None:
+    async with scene("stubborn", goodbye=0.3, grace=0.2) as backend:
+        events = backend.send(Input("go"))
+        await reach(events, Text)
+        ended = await backend.end()
+        assert (await rest(events))[-1].status == "interrupted"
+        by_step = {step.name: step.ended for step in ended.steps}
+        assert by_step["end_of_input"] == ()
+        assert any("python" in comm for comm in by_step["signals"])
+        assert {sent.signal for sent in ended.report.signals} == {"TERM", "KILL"}
+
+
+async def test_a_backend_is_started_once(scene: Scene) -> None:
+    async with scene("talk") as backend:
+        with pytest.raises(BackendError, match="started before"):
+            await backend.start()
+
+
+async def test_a_backend_that_was_not_started_has_no_end(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="not started"):
+        await Running(scripted("codex", "talk")).end()
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_is_left() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    before.add(asyncio.current_task())  # type: ignore[arg-type]
+    await until(lambda: not asyncio.all_tasks() - before, what="the backend's tasks were gone")
