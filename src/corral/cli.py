@@ -31,8 +31,15 @@ StateDir = Annotated[
 ]
 
 
+class Engine(StrEnum):
+    """The agents that this version speaks with."""
+
+    CODEX = "codex"
+    CLAUDE = "claude"
+
+
 class Approval(StrEnum):
-    """Before the agent leaves its sandbox."""
+    """Before the agent does what it may not do unasked."""
 
     ASK = "ask"
     NEVER = "never"
@@ -197,19 +204,22 @@ def sweep(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
 
 @app.command(
-    help="""Talk with Codex in the terminal; when you leave, nothing that it started is left running.
+    help="""Talk with Codex or Claude in the terminal; when you leave, nothing that it started is left running.
 
-A line is a message; `/stop` `/new` `/restart` `/status` `/help` `/quit` act at once, even while a turn runs, and Ctrl-C
-stops the turn. Without a terminal it reads a message a line and ends after the last turn.
+A line is a message; `/stop` `/new` `/restart` `/status` `/approve` `/deny` `/help` `/quit` act at once, even while a
+turn runs, and Ctrl-C stops the turn. Without a terminal it reads a message a line and ends after the last turn.
 
-Codex is the one on your PATH, with your settings and your login; else the one of `pip install openai-codex-cli-bin`.
+The agent is the one on your PATH, with your settings and your login; for Codex else the one of `pip install
+openai-codex-cli-bin`.
 
-**Exit status**: 0; 1 if Codex could not be started, if something survived its end, or if a turn failed and there is no
-terminal; 128+N after signal N.
+**Exit status**: 0; 1 if the agent could not be started, if something survived its end, or if a turn failed and there
+is no terminal; 128+N after signal N.
 
 **Examples**
 
     corral chat
+
+    corral chat --engine claude --model sonnet
 
     corral chat --user daniel
 
@@ -222,12 +232,15 @@ def chat(
     person: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who speaks, as `corral ps` shows it. Default: the account.")
     ] = None,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="The agent. This version knows `codex`.")] = "codex",
+    engine: Annotated[Engine, typer.Option(help="The agent.")] = Engine.CODEX,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The agent's model. Default: the agent's own setting.")
+    ] = None,
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="The account to run as, through `sudo -n`.")
     ] = None,
     approval: Annotated[
-        Approval, typer.Option(help="What Codex does before it leaves its sandbox; `ask` without a terminal means no.")
+        Approval, typer.Option(help="What the agent does where it needs leave; `ask` without a terminal means no.")
     ] = Approval.ASK,
     sandbox: Annotated[Sandbox, typer.Option(help="Codex's sandbox.")] = Sandbox.WORKSPACE_WRITE,
     offline: Annotated[
@@ -236,22 +249,26 @@ def chat(
     as_json: Annotated[bool, typer.Option("--json", help="One event a line as JSON, for programs.")] = False,
     state_dir: StateDir = None,
 ) -> None:
-    """Talk with Codex."""
+    """Talk with an agent."""
+    from corral.backends.claude import Claude, find_claude
     from corral.backends.codex import Codex, find_codex
     from corral.backends.errors import EngineNotFoundError
     from corral.chat import terminal
     from corral.demo import offline as offline_model
 
-    if engine != "codex":
-        say(f"there is no engine {engine!r} in this version: --engine codex is the only one")
-        raise typer.Exit(2)
+    kind: Claude | Codex
     try:
-        command = find_codex()
+        if engine is Engine.CLAUDE:
+            # What `never` means to codex: it does what it may, and does not ask for more.
+            mode = "dontAsk" if approval is Approval.NEVER else None
+            kind = Claude(find_claude(), model=model, permission_mode=mode)
+        else:
+            kind = Codex(find_codex(), model=model, approval=approval.value, sandbox=sandbox.value)
     except EngineNotFoundError as error:
         say(str(error))
         raise typer.Exit(1) from None
     options = terminal.ChatOptions(
-        Codex(command, approval=approval.value, sandbox=sandbox.value),
+        kind,
         user=user,
         person=person or user or "",
         as_json=as_json,

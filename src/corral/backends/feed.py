@@ -52,28 +52,12 @@ class TurnFeed:
         if not self.begun and not isinstance(event, TurnStarted | TurnEnded):
             self._early.append(event)
             return True
-        match event:
-            case TurnStarted():
-                return self._begin(event)
-            case ToolStarted():
-                if event.tool_id in self._tools:
-                    return False
-                self._tools[event.tool_id] = event
-            case ToolEnded():
-                if self._tools.pop(event.tool_id, None) is None:
-                    self._add(ToolStarted(event.tool_id, event.kind, event.title))
-            case ToolOutput() if event.tool_id not in self._tools:
-                return False
-            case ApprovalRequested():
-                if event.approval_id in self._approvals:
-                    return False
-                self._approvals.add(event.approval_id)
-            case ApprovalClosed():
-                if event.approval_id not in self._approvals:
-                    return False
-                self._approvals.remove(event.approval_id)
-            case TurnEnded():
-                self._close()
+        if isinstance(event, TurnStarted):
+            return self._begin(event)
+        if isinstance(event, TurnEnded):
+            self._close()
+        elif not self._fits(event):
+            return False
         self._add(event)
         return True
 
@@ -85,6 +69,28 @@ class TurnFeed:
         if len(self._events) == 1:
             self._flush()
         return self._events.popleft()
+
+    def _fits(self, event: TurnEvent) -> bool:
+        """Whether the event goes with what is open; note what it opens and closes."""
+        match event:
+            case ToolStarted():
+                if event.tool_id in self._tools:
+                    return False
+                self._tools[event.tool_id] = event
+            case ToolEnded():
+                if self._tools.pop(event.tool_id, None) is None:
+                    self._add(ToolStarted(event.tool_id, event.kind, event.title))
+            case ToolOutput():
+                return event.tool_id in self._tools
+            case ApprovalRequested():
+                if event.approval_id in self._approvals:
+                    return False
+                self._approvals.add(event.approval_id)
+            case ApprovalClosed():
+                if event.approval_id not in self._approvals:
+                    return False
+                self._approvals.remove(event.approval_id)
+        return True
 
     def _begin(self, start: TurnStarted) -> bool:
         if self.begun:

@@ -1,20 +1,23 @@
-"""A chat with the real Codex and the offline model: what `corral chat --offline` does, and the end of the demo."""
+"""A chat with a real agent and the offline model: what `corral chat --offline` does, and the end of the demo."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import replace
 
+from corral.backends.claude import Claude
 from corral.backends.codex import Codex
+from corral.backends.engine import EngineKind
 from corral.chat import terminal
 from corral.chat.terminal import ChatOptions
-from corral.offline import OfflineModel, Run, Say, Script, Turn, codex_overrides, echo
+from corral.offline import OfflineModel, Run, Say, Script, Turn, claude_environment, codex_overrides, echo
 
 RUN = "run "
 # A proxy that the environment names would be asked for the loopback too.
 NO_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-HINT = "The model is a script. `run COMMAND` has Codex run a command, for example `run sleep 100`; then try /stop."
+HINT = "The model is a script. `run COMMAND` has the agent run a command, for example `run make`; then try /stop."
 
 
 def obey(message: str) -> Turn:
@@ -24,15 +27,23 @@ def obey(message: str) -> Turn:
     return Turn(Say("I run it."), Run(message.removeprefix(RUN).strip()), Say("It is done."))
 
 
+def pointed(kind: EngineKind, base_url: str) -> EngineKind:
+    """The engine, with settings by which it talks to the offline model."""
+    if isinstance(kind, Codex):
+        return replace(kind, overrides=codex_overrides(base_url))
+    assert isinstance(kind, Claude), "the engines of this version"
+    return replace(kind, settings=json.dumps({"env": claude_environment(base_url)}))
+
+
 async def chat(options: ChatOptions) -> int:
-    """`terminal.run` with the offline model; under this account Codex gets a home that lasts as long as the chat."""
+    """`terminal.run` with the offline model; under this account the agent's home lasts as long as the chat."""
     async with OfflineModel(Script(then=obey)) as model:
-        assert isinstance(options.kind, Codex), "the only engine of the demo"
-        offline = replace(options, kind=replace(options.kind, overrides=codex_overrides(model.base_url)))
+        offline = replace(options, kind=pointed(options.kind, model.base_url))
         if options.user is not None:
             return await terminal.run(offline)
         home = tempfile.mkdtemp(prefix="corral-offline-")
         try:
-            return await terminal.run(replace(offline, env={"CODEX_HOME": home, **NO_PROXY}))
+            env = {"CODEX_HOME": home, "CLAUDE_CONFIG_DIR": home, **NO_PROXY}
+            return await terminal.run(replace(offline, env=env))
         finally:
             shutil.rmtree(home, ignore_errors=True)

@@ -34,6 +34,9 @@ class Claude:
     permission_mode: str | None = None
     """As claude names them: default, acceptEdits, plan, dontAsk, …; None: the person's own setting."""
 
+    settings: str = ""
+    """Settings of claude as JSON, handed over with `--settings`: everybody on the machine can read them."""
+
     name = "claude"
     # A project is the folder that the process is in.
     starts_in_workspace = True
@@ -46,7 +49,7 @@ class Claude:
             argv += ["--model", self.model]
         if self.permission_mode is not None:
             argv += ["--permission-mode", self.permission_mode]
-        return argv
+        return [*argv, "--settings", self.settings] if self.settings else argv
 
     def refuses(self, opening: Opening, last_words: str) -> bool:
         return opening.conversation is not None and any(words in last_words for words in UNKNOWN_CONVERSATION)
