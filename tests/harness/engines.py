@@ -55,6 +55,19 @@ class Engine:
             for path in (folder, folder / name):
                 os.chown(path, owner, -1)
 
+    def add_server(self, home: Path, command: list[str], owner: int) -> None:
+        """Give it an MCP server, in a home that `point` was called for."""
+        if self.name == "codex":
+            path = home / ".codex" / "config.toml"
+            program, *arguments = command
+            server = f"\n[mcp_servers.stubborn]\ncommand = {json.dumps(program)}\nargs = {json.dumps(arguments)}\n"
+            path.write_text(path.read_text() + server)
+        else:
+            path = home / ".claude.json"
+            entry = {"type": "stdio", "command": command[0], "args": command[1:]}
+            path.write_text(json.dumps({"mcpServers": {"stubborn": entry}}))
+        os.chown(path, owner, -1)
+
     def forget(self, home: Path) -> None:
         """Take all that it wrote out of a home."""
         for name in (".codex", ".claude", ".claude.json", ".cache", ".npm", ".config", ".local"):
