@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from corral.process import Job
+from corral.process import Job, Report, lifeline
 from tests.harness import truth
 from tests.harness.waiting import until
 
@@ -202,3 +203,64 @@ async def test_a_report_to_a_pipe_leaves_the_pipe_in_its_place(tmp_path: Path) -
     assert b"proven_empty" in os.read(reading, 65536)
     assert pipe.is_fifo()
     os.close(reading)
+
+
+async def test_a_report_to_a_pipe_that_nobody_reads_keeps_nobody_waiting(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with await Job.start(["sleep", "1000"], state_dir=tmp_path, report_file=pipe) as job:
+        async with asyncio.timeout(20):
+            report = await job.end()
+    assert report.verdict == "proven_empty"
+    assert [note for note in report.notes if f"the report could not be written to {pipe}" in note], report.notes
+    assert pipe.is_fifo()
+
+
+async def test_a_report_to_a_pipe_that_is_full_is_not_taken_for_written(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    both = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(both, b"x" * 4096)
+    async with await Job.start(["sleep", "1000"], state_dir=tmp_path, report_file=pipe) as job:
+        async with asyncio.timeout(20):
+            report = await job.end()
+    os.close(both)
+    assert report.verdict == "proven_empty"
+    assert [note for note in report.notes if f"the report could not be written to {pipe}" in note], report.notes
+
+
+def test_a_report_larger_than_the_room_in_a_pipe_is_not_taken_for_written(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    told = Report("empty_by_scan", None, 0.0, notes=("n" * 1_000_000,)).written(str(pipe))
+    os.close(reading)
+    assert told.notes[1:], "half a report is none"
+    assert told.notes[1].startswith(f"the report could not be written to {pipe}")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xff\xfe\0 not a message \x1b[2J\n",
+        b"[]\n",
+        b'{"end": "now"}\n',
+        b'{"report": {}}\n',
+        b"[" * 100_000 + b"\n",
+        pytest.param(b"x" * (lifeline.MOST_BYTES + 1) + b"\n", marks=pytest.mark.slow),
+    ],
+    ids=["bytes", "no_object", "no_such_end", "no_such_message", "nested_too_deep", "too_long"],
+)
+async def test_a_message_that_a_reaper_does_not_understand_is_a_notice_and_costs_only_itself(
+    message: bytes, tmp_path: Path
+) -> None:
+    async with await Job.start(["sleep", "1000"], state_dir=tmp_path) as job:
+        assert job._wire is not None
+        assert job._wire.transport is not None
+        job._wire.transport.write(message)
+        await until(lambda: any("was not understood" in notice for notice in job.notices), 10, "the reaper said so")
+        assert truth.look(job.pid) is not None, "the job goes on"
+        report = await job.end()
+    assert (report.verdict, report.proof, report.cause) == ("proven_empty", "no_children", "request")

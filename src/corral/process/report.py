@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -78,8 +79,11 @@ class Report(NamedTuple):
         path = os.path.realpath(path)
         if os.path.exists(path) and not os.path.isfile(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            data = json.dumps(self.to_json()).encode() + b"\n"
             with os.fdopen(descriptor, "wb", buffering=0) as file:
-                file.write(json.dumps(self.to_json()).encode() + b"\n")
+                # Without a buffer a full pipe is no exception, but None; one with some room takes a part.
+                if file.write(data) != len(data):
+                    raise BlockingIOError(errno.EAGAIN, "nobody reads it, or not fast enough")
             return
         fresh = f"{path}.{os.getpid()}.new"
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
