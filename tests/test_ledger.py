@@ -1,7 +1,9 @@
 """The ledger's records: written before the command, believed only when genuine, harmless when they are not."""
 
 import os
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.process import ledger, mark, sweep
+from corral.process import Ladder, ledger, mark, procfs, sweep
 from corral.process.errors import LedgerError
 from corral.process.ledger import Entry, Record, Rejected
+from tests.harness import truth
 
 HEADER: dict[str, Any] = {
     "boot_id": "b",
@@ -192,3 +195,67 @@ def test_a_rejected_record_whose_job_lives_on_is_not_called_clean(tmp_path: Path
     stray.kill()
     stray.communicate()
     assert stray.pid not in {one.pid for one in sweep(tmp_path).strays}
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A living process that no job has anything to do with."""
+    found = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    yield found
+    found.kill()
+    found.wait()
+
+
+def left_by_the_dead(folder: Path, **header: Any) -> Record:
+    """A genuine record of this boot, whose supervisor and reaper cannot be alive: no process is older than the boot."""
+    alone: dict[str, Any] = {"boot_id": procfs.boot_id(), "supervisor": [2, 0], "reaper": [3, 0], "grace": 0, "kill": 0}
+    return Record.create(str(folder), "one", {**HEADER, **alone, **header})
+
+
+def start_time(process: subprocess.Popen[bytes]) -> int:
+    seen = truth.look(process.pid)
+    assert seen is not None
+    return seen.start_time
+
+
+def test_a_genuine_record_that_names_a_pid_which_a_stranger_has_now_does_not_touch_the_stranger(
+    tmp_path: Path, stranger: subprocess.Popen[bytes]
+) -> None:
+    record = left_by_the_dead(tmp_path)
+    began = start_time(stranger)
+    record.add([(stranger.pid, began - 1), (stranger.pid, began + 1), (stranger.pid, 0)])
+    record.close()
+    result = sweep(tmp_path)
+    assert stranger.poll() is None
+    assert truth.look(stranger.pid).state not in "Tt", "nor was it stopped"
+    assert [(one.entry.id, one.report.verdict, one.report.signals) for one in result.swept] == [
+        ("one", "empty_by_scan", ())
+    ]
+    assert not Path(record.path).exists()
+
+
+def test_the_same_record_with_the_right_start_time_is_the_end_of_what_it_names(
+    tmp_path: Path, stranger: subprocess.Popen[bytes]
+) -> None:
+    """What makes the test above one that could fail."""
+    record = left_by_the_dead(tmp_path)
+    record.add([(stranger.pid, start_time(stranger))])
+    record.close()
+    result = sweep(tmp_path, ladder=Ladder(0, 10))
+    assert [one.report.verdict for one in result.swept] == ["empty_by_scan"]
+    assert stranger.wait(10) == -signal.SIGKILL
+
+
+def test_a_stranger_with_the_pids_of_the_dead_supervisor_and_reaper_is_taken_for_neither(
+    tmp_path: Path, stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is locked, as by a reaper that holds on, so that the sweep would wake that one with TERM."""
+    monkeypatch.setattr("corral.process.sweeping._HELD_MARGIN", 0.1)
+    reused = [stranger.pid, start_time(stranger) - 1]
+    record = left_by_the_dead(tmp_path, supervisor=reused, reaper=reused)
+    result = sweep(tmp_path)
+    assert (result.live, [entry.id for entry in result.held]) == ((), ["one"])
+    assert stranger.poll() is None
+    record.close()
+    assert [one.entry.id for one in sweep(tmp_path).swept] == ["one"]
+    assert stranger.poll() is None
