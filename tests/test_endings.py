@@ -14,10 +14,9 @@ import pytest
 
 from tests.conftest import Route
 from tests.harness import truth
-from tests.harness.driving import Driver, DriverError
+from tests.harness.driving import Driver, DriverError, freeze
 from tests.harness.service import Service
 from tests.harness.trees import TREES, Planted, Tree
-from tests.harness.waiting import wait_until
 
 GRACE = 0.3
 Plant = Callable[[Tree], Planted]
@@ -62,28 +61,8 @@ def job_of(driver: Driver, case: Case, planted: Plant, **more: Any) -> Planted:
     return plan
 
 
-def report_in_file(driver: Driver) -> dict[str, Any]:
-    """Return the report that the reaper left in its file."""
-
-    def read() -> dict[str, Any] | None:
-        try:
-            return dict(json.loads(driver.report_file.read_text()))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-
-    return wait_until(read, 20, "the report was written", driver.picture)
-
-
 def assert_proven(report: dict[str, Any]) -> None:
     assert (report["verdict"], report["proof"], report["survivors"]) == ("proven_empty", "no_children", []), report
-
-
-def freeze(*pids: int) -> None:
-    """Stop processes, so that KILL to each of them is one event to everybody else."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    for pid in pids:
-        wait_until(lambda pid=pid: set(truth.look(pid).threads) == {"T"}, what=f"{pid} was stopped")
 
 
 @every_tree
@@ -116,9 +95,21 @@ def test_a_killed_supervisor_leaves_nothing_and_the_reaper_proves_it(
     job_of(driver, case, planted)
     driver.program.kill()
     driver.service.wait_empty()
-    report = report_in_file(driver)
+    report = driver.report_in_file()
     assert_proven(report)
     assert report["ended_by"] == "reaper"
+
+
+def test_half_a_message_before_a_supervisor_is_killed_holds_nothing_up(
+    account: Route, driver: Driver, planted: Plant
+) -> None:
+    job_of(driver, Case(TREES["ignores_term"], "across_sudo" if account.user else "own_account"), planted)
+    driver.ask("write", text='{"end": {"gra')
+    driver.program.kill()
+    driver.service.wait_empty()
+    report = driver.report_in_file()
+    assert_proven(report)
+    assert (report["cause"], report["ended_by"]) == ("lifeline", "reaper")
 
 
 @every_tree
@@ -135,11 +126,7 @@ def test_a_killed_reaper_leaves_nothing(case: Case, driver: Driver, planted: Pla
 @every_tree
 def test_the_sweep_ends_what_a_killed_supervisor_and_reaper_left(case: Case, driver: Driver, planted: Plant) -> None:
     job_of(driver, case, planted)
-    both = (driver.pid, driver.job["reaper_pid"])
-    freeze(*both)
-    for pid in both:
-        os.kill(pid, signal.SIGKILL)
-    driver.program.wait(10)
+    driver.kill_with_reaper()
     assert driver.service.judge.alive(), "the tree ended without the sweep, so this test would show nothing"
     status, swept, said = driver.service.sweep()
     assert driver.service.judge.alive() == [], (swept, said)
@@ -238,6 +225,14 @@ def test_without_a_rule_for_kill_the_survivors_are_named_and_ended_once_it_is_th
     assert set(deaf) <= {one.pid for one in driver.service.judge.alive()}
     sudo_rules()
     driver.service.wait_empty(30, but=[driver.pid])
+    driver.wait_reaper_gone()
+    assert not driver.record.exists()
+    driver.let_go()
+    last = driver.report_in_file()
+    assert_proven(last)
+    # The supervisor must not take a reaper that held, and then ended, for one that was killed.
+    assert (last["cause"], last["ended_by"]) == ("request", "reaper")
+    assert [note for note in last["notes"] if note.startswith("held and ended ")], last["notes"]
 
 
 @pytest.mark.cross_account

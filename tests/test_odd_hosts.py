@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
+from typing import IO
 
 import pytest
 
 from tests.conftest import Route
-from tests.harness import truth
 from tests.harness.driving import Driver, DriverError
 from tests.harness.service import Service
 from tests.harness.stage import Account
@@ -24,21 +25,22 @@ def verdict(report: dict[str, object]) -> tuple[object, object, object]:
     return report["verdict"], report["proof"], report["survivors"]
 
 
-def driver_behind(service: Service, setup: str) -> Driver:
-    """A supervisor of the service account in a mount namespace of its own, in which root has run `setup` before."""
+def start_behind(
+    service: Service, setup: str, command: list[str], stderr: int | IO[bytes] = subprocess.PIPE
+) -> subprocess.Popen[bytes]:
+    """Start it as the service account in a mount namespace of its own, in which root has run `setup` before."""
     root = Account("root", 0, 0, service.home)
     who = service.account
-    program = str(service.stage.harness / "driver.py")
     drop = f"exec setpriv --reuid {who.uid} --regid {who.gid} --clear-groups"
+    argv = ["unshare", "--mount", "sh", "-euc", f'{setup}\n{drop} "$@"', "-", *command]
+    return service.start(argv, account=root, stderr=stderr)
+
+
+def driver_behind(service: Service, setup: str) -> Driver:
+    """A supervisor that is started by `start_behind`."""
+    program = str(service.stage.harness / "driver.py")
     with (service.folder / "driver.err").open("wb") as log:
-        return Driver(
-            service,
-            service.start(
-                ["unshare", "--mount", "sh", "-euc", f'{setup}\n{drop} "$@"', "-", service.python, program],
-                account=root,
-                stderr=log,
-            ),
-        )
+        return Driver(service, start_behind(service, setup, [service.python, program], log))
 
 
 @pytest.mark.cross_account
@@ -60,6 +62,19 @@ class TestHiddenProcesses:
         assert service.judge.alive(but=[driver.pid]) == [], report
         assert verdict(report) == PROVEN
 
+    def corral(self, service: Service, *arguments: str) -> list[str]:
+        return service.corral(*arguments, "--state-dir", str(service.state_dir))
+
+    def test_ps_shows_a_question_mark_for_what_is_hidden(self, service: Service, planted: Plant) -> None:
+        driver = driver_behind(service, self.HIDDEN)
+        plan = planted(TREES["depth_3"])
+        sudo = driver.start_job(list(plan.argv), service.stage.person.name, kill=20)["pid"]
+        plan.wait_ready(service.judge.alive)
+        said, _ = start_behind(service, self.HIDDEN, self.corral(service, "ps")).communicate(timeout=30)
+        head, *lines = said.decode().splitlines()
+        assert f"{driver.job['id']}  running" in head
+        assert [line.split() for line in lines] == [["?", str(sudo), "?", "0M", "[?]"]]
+
     def test_a_killed_supervisor_leaves_nothing(self, service: Service, planted: Plant) -> None:
         driver = driver_behind(service, self.HIDDEN)
         plan = planted(TREES["ignores_term"])
@@ -74,19 +89,9 @@ class TestHiddenProcesses:
         plan = planted(TREES["closed_daemon"])
         driver.start_job(list(plan.argv), service.stage.person.name, kill=2)
         plan.wait_ready(service.judge.alive)
-        both = (driver.pid, driver.job["reaper_pid"])
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in both:
-                os.kill(pid, number)
-        driver.program.wait(10)
+        driver.kill_with_reaper()
         assert service.judge.alive()
-        who = service.account
-        drop = f"exec setpriv --reuid {who.uid} --regid {who.gid} --clear-groups"
-        command = service.corral("sweep", "--json", "--state-dir", str(service.state_dir))
-        sweep = service.start(
-            ["unshare", "--mount", "sh", "-euc", f'{self.HIDDEN}\n{drop} "$@"', "-", *command],
-            account=Account("root", 0, 0, service.home),
-        )
+        sweep = start_behind(service, self.HIDDEN, self.corral(service, "sweep", "--json"))
         said, _ = sweep.communicate(timeout=60)
         result = json.loads(said)
         assert (sweep.returncode, result["clean"]) == (1, False)
@@ -163,48 +168,3 @@ class TestStoppedReaper:
         status, swept, said = driver.service.sweep()
         assert driver.service.judge.alive() == [], (swept, said)
         assert status == 0, (swept, said)
-
-
-class TestPortableTracker:
-    """Forced on Linux: sticky membership and scans, the most that a host without subreapers allows."""
-
-    SEEN = ("depth_3", "ignores_term", "stopped", "respawner", "odd_name", "dead_main_thread")
-
-    @pytest.mark.parametrize("name", SEEN)
-    def test_what_was_seen_is_ended_and_the_verdict_claims_no_proof(
-        self, name: str, account: Route, driver: Driver, planted: Plant
-    ) -> None:
-        plan = planted(TREES[name])
-        driver.start_job(list(plan.argv), account.user, tracker="portable")
-        plan.wait_ready(driver.service.judge.alive)
-        everybody = {one.pid for one in driver.service.judge.alive(but=[driver.pid, driver.job["reaper_pid"]])}
-        record = next((driver.service.state_dir / "jobs").glob("*.job"))
-        wait_until(lambda: all(f"[{pid}," in record.read_text() for pid in everybody), 10, "everybody was seen once")
-        report = driver.end()
-        assert driver.service.judge.alive(but=[driver.pid]) == [], report
-        assert verdict(report) == ("empty_by_scan", None, [])
-
-    @pytest.mark.parametrize("name", ["depth_3", "ignores_term"])
-    def test_a_killed_supervisor_leaves_nothing_that_was_seen(
-        self, name: str, account: Route, driver: Driver, planted: Plant
-    ) -> None:
-        plan = planted(TREES[name])
-        driver.start_job(list(plan.argv), account.user, tracker="portable")
-        plan.wait_ready(driver.service.judge.alive)
-        everybody = {one.pid for one in driver.service.judge.alive(but=[driver.pid, driver.job["reaper_pid"]])}
-        record = next((driver.service.state_dir / "jobs").glob("*.job"))
-        wait_until(lambda: all(f"[{pid}," in record.read_text() for pid in everybody), 10, "everybody was seen once")
-        driver.program.kill()
-        driver.service.wait_empty(20)
-
-    def test_a_daemon_whose_parents_came_and_went_between_two_looks_is_not_promised(self, service: Service) -> None:
-        """The hole of the portable tracker, as the docs have it: such a daemon may be missed; the verdict says scan."""
-        driver = Driver.start(service)
-        hop = "import os\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\nos.setsid()\n"
-        daemon = f"{hop}import time; time.sleep(1000)"
-        driver.start_job([service.python, "-I", "-S", "-c", daemon, service.folder.name], tracker="portable")
-        report = driver.ask("ended")
-        assert (report["verdict"], report["proof"]) == ("empty_by_scan", None)
-        left = service.judge.alive(but=[driver.pid])
-        assert len(left) <= 1, truth.picture(left)
-        service.judge.end_leftovers()

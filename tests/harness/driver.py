@@ -1,7 +1,8 @@
 """A supervisor for the tests: one job by corral.process, steered by JSON lines. Run by the service account.
 
-Each line of standard input is {"do": "start" | "tree" | "wait" | "end" | "ended" | "sweep", …arguments}; each answer is
-one line of standard output, {"ok": …} or {"error": text, "kind": …}. At the end of input it closes the job and exits.
+Each line of standard input is {"do": "start" | "tree" | "notices" | "wait" | "write" | "end" | "ended", …arguments};
+each answer is one line of standard output, {"ok": …} or {"error": text, "kind": …}. At the end of input it closes the
+job and exits.
 """
 
 import asyncio
@@ -25,6 +26,12 @@ async def _answer(job: Job | None, order: dict[str, Any]) -> tuple[Job | None, A
         return job, job.notices
     if what == "wait":
         return job, await job.wait()
+    if what == "write":
+        # As it is: what a supervisor in its right mind would never write to its lifeline.
+        assert job._wire is not None
+        assert job._wire.transport is not None
+        job._wire.transport.write(order["text"].encode())
+        return job, None
     report = await (job.end(**order) if what == "end" else job.ended())
     return job, report.to_json()
 

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -11,6 +12,15 @@ from typing import Any
 
 from tests.harness import truth
 from tests.harness.service import Service
+from tests.harness.waiting import wait_until
+
+
+def freeze(*pids: int) -> None:
+    """Stop processes, so that KILL to each of them is one event to everybody else."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        wait_until(lambda pid=pid: set(truth.look(pid).threads) == {"T"}, what=f"{pid} was stopped")
 
 
 class DriverError(AssertionError):
@@ -64,6 +74,41 @@ class Driver:
     def end(self, **more: Any) -> dict[str, Any]:
         """End the job, and return the report."""
         return dict(self.ask("end", **more))
+
+    @property
+    def record(self) -> Path:
+        """The job's record in the ledger."""
+        return self.service.state_dir / "jobs" / f"{self.job['id']}.job"
+
+    def report_in_file(self) -> dict[str, Any]:
+        """Wait for the report that is left in the file, and return it."""
+
+        def read() -> dict[str, Any] | None:
+            try:
+                return dict(json.loads(self.report_file.read_text()))
+            except (FileNotFoundError, json.JSONDecodeError):
+                return None
+
+        return wait_until(read, 20, "the report was written", self.picture)
+
+    def kill_with_reaper(self) -> None:
+        """Kill the supervisor and the reaper as at one stroke, so that neither can act on the other's death."""
+        both = (self.pid, self.job["reaper_pid"])
+        freeze(*both)
+        for pid in both:
+            os.kill(pid, signal.SIGKILL)
+        self.program.wait(10)
+
+    def wait_reaper_gone(self) -> None:
+        """Wait until the supervisor, too, has seen the reaper go: dead, and waited for."""
+        folder = Path(f"/proc/{self.job['reaper_pid']}")
+        wait_until(lambda: not folder.exists(), 20, "the reaper had gone", self.picture)
+
+    def let_go(self) -> None:
+        """Let the supervisor exit by itself, which it does when all that it still does for its job is done."""
+        assert self.program.stdin is not None
+        self.program.stdin.close()
+        assert self.service.wait_exit(self.program) == 0, self.picture()
 
     def _line(self, what: str, timeout: float) -> bytes:
         assert self.program.stdout is not None

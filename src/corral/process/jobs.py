@@ -63,17 +63,24 @@ def live_jobs(state_dir: str | os.PathLike[str] | None = None) -> list[LiveJob]:
         job = _look(table, entry)
         if job.tree or job.reaper:
             found.append(job)
-    return found
+    return sorted(found, key=lambda job: job.entry.started)
 
 
 def _look(table: ProcessTable, entry: Entry) -> LiveJob:
     reaper = find_living(table, entry.reaper)
     supervisor = find_living(table, entry.supervisor)
-    if reaper is not None and table is procfs:
+    if reaper is not None and table is procfs and entry.mark:
         tree = procfs.tree_of(reaper.pid)
     else:
+        # Without a mark the reaper may have to do without a subreaper, and the tree need not be below it.
         rows = list(table.scan())
-        seeds = [row for row in rows if row.identity in entry.members or marks.carries(row.pid, entry.mark)]
+        seeds = [
+            row
+            for row in rows
+            if row.identity in entry.members
+            or marks.carries(row.pid, entry.mark)
+            or (reaper is not None and row.ppid == reaper.pid and row.sid != reaper.pid)
+        ]
         tree = [process for process in grow(rows, seeds) if process.living]
     state = "running" if supervisor and reaper else "ending" if reaper or supervisor else "orphaned"
     return LiveJob(entry, state, reaper, tuple(tree))

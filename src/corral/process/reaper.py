@@ -108,9 +108,10 @@ class Reaper:
             tracker = self._portable(started.uid)
             tracker.follow(process)
             self._tracker = tracker
+        # Before anybody hears of the job: if supervisor and reaper die in the next moment, a sweep knows the command.
+        self._write_members([process])
         self.wire.send({"started": {"pid": started.pid, "start_time": process.start_time, "user": started.user}})
         command.release_streams()
-        self._write_members([process])
         self._check_rule(started)
 
     def _portable(self, person: int) -> Portable:
