@@ -34,12 +34,17 @@ def jobs(found: Sequence[LiveJob]) -> RenderableType:
     blocks: list[RenderableType] = []
     for job in found:
         age = span(time.time() - job.entry.started)
-        reaper = f"reaper {job.reaper.pid}" if job.reaper else "no reaper: run `corral sweep`"
+        reaper = f"reaper {job.reaper.pid}" if job.reaper else _without_reaper(job)
         head = Text.assemble(
             (job.entry.label or job.entry.command, "bold"), f"  {job.entry.id}  {job.state}, {age}, {reaper}"
         )
         blocks.append(Group(head, tree(job.tree)))
     return Group(*blocks)
+
+
+def _without_reaper(job: LiveJob) -> str:
+    # The sweep would leave alone what has a supervisor.
+    return "no reaper: run `corral sweep`" if job.state == "orphaned" else "no reaper: its supervisor ends it"
 
 
 def tree(processes: Sequence[Process], table: ProcessTable | None = None) -> RenderableType:

@@ -1,0 +1,171 @@
+"""`corral ps`: the live jobs with their trees, for people and for programs, as /proc has them."""
+
+import json
+import os
+import pwd
+import re
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import Route
+from tests.harness import truth
+from tests.harness.driving import Driver, freeze
+from tests.harness.service import Service
+from tests.harness.trees import TREES, Planted, Tree
+
+Plant = Callable[[Tree], Planted]
+KEYS = {"id", "label", "state", "user", "command", "started", "reaper", "tree"}
+PROCESS_KEYS = {"pid", "ppid", "depth", "user", "state", "start_time", "rss", "command"}
+
+
+def ps(service: Service, *options: str) -> tuple[int, str, str]:
+    done = service.run(service.corral("ps", "--state-dir", str(service.state_dir), *options))
+    return done.returncode, done.stdout, done.stderr
+
+
+def jobs(service: Service) -> list[dict[str, Any]]:
+    status, said, complaint = ps(service, "--json")
+    assert (status, complaint) == (0, "")
+    return list(json.loads(said)["jobs"])
+
+
+def running(driver: Driver, planted: Plant, account: Route, **more: Any) -> list[truth.Seen]:
+    """Start a job of three levels. Return what the judge sees of it, without its reaper."""
+    plan = planted(TREES["depth_3"])
+    driver.start_job(list(plan.argv), account.user, **more)
+    plan.wait_ready(driver.service.judge.alive)
+    return driver.service.judge.alive(but=[driver.pid, driver.job["reaper_pid"]])
+
+
+def account_name(seen: truth.Seen) -> str:
+    return pwd.getpwuid(seen.uids[0]).pw_name
+
+
+def assert_is_the_tree(tree: list[dict[str, Any]], seen: list[truth.Seen]) -> None:
+    """The tree is what the judge saw, parents before children, with the levels counted from the command."""
+    by_pid = {one.pid: one for one in seen}
+    assert {one["pid"] for one in tree} == set(by_pid)
+    depths: dict[int, int] = {}
+    for one in tree:
+        truly = by_pid[one["pid"]]
+        assert set(one) == PROCESS_KEYS
+        assert (one["ppid"], one["start_time"]) == (truly.parent, truly.start_time)
+        assert (one["user"], one["command"]) == (account_name(truly), truly.command)
+        assert one["rss"] > 100_000
+        depths[one["pid"]] = depths.get(one["ppid"], 0) + 1
+        assert one["depth"] == depths[one["pid"]]
+
+
+@pytest.mark.parametrize("tracker", ["auto", "subreaper-scan", "portable"])
+def test_a_running_job_is_listed_with_its_whole_tree(
+    tracker: str, account: Route, driver: Driver, planted: Plant
+) -> None:
+    seen = running(driver, planted, account, label="daniel's codex", tracker=tracker)
+    (job,) = jobs(driver.service)
+    assert set(job) == KEYS
+    assert (job["id"], job["reaper"]) == (driver.job["id"], driver.job["reaper_pid"])
+    assert (job["label"], job["state"], job["user"]) == ("daniel's codex", "running", driver.job["user"])
+    assert job["command"] == os.path.basename(driver.service.python)  # noqa: PTH119 - a name, not a path
+    assert_is_the_tree(job["tree"], seen)
+    driver.end()
+    assert jobs(driver.service) == []
+
+
+def test_people_get_a_line_for_each_job_and_one_for_each_process_below_its_parent(
+    account: Route, driver: Driver, planted: Plant
+) -> None:
+    seen = {one.pid: one for one in running(driver, planted, account, label="daniel's codex")}
+    status, said, complaint = ps(driver.service)
+    assert (status, complaint) == (0, "")
+    head, *lines = said.splitlines()
+    told = f"daniel's codex  {driver.job['id']}  running, "
+    assert re.fullmatch(rf"{re.escape(told)}\d+s, reaper {driver.job['reaper_pid']}", head)
+    line = re.compile(r"(\S+) +(\d+) +\d+s +\d+M  ( *)(└─ )?(\S.*)")
+    parents: list[tuple[int, int]] = []
+    for text in lines:
+        found = line.fullmatch(text)
+        assert found, text
+        user, pid, indent, branch, command = found.groups()
+        truly = seen.pop(int(pid))
+        assert command.startswith(truly.command[:90])
+        assert user == account_name(truly)
+        parents.append((truly.pid, truly.parent))
+        assert (len(indent) + len(branch or "")) // 3 == len(parents) - 1
+    assert seen == {}, "each has its line"
+    assert [parent for _, parent in parents[1:]] == [pid for pid, _ in parents[:-1]]
+
+
+def test_without_a_label_the_program_names_the_job(driver: Driver) -> None:
+    driver.start_job(["/bin/sleep", "1000"])
+    assert ps(driver.service)[1].startswith(f"sleep  {driver.job['id']}  running")
+
+
+def test_a_secret_argument_of_the_command_is_not_in_the_record_that_names_the_job(driver: Driver) -> None:
+    driver.start_job(["/bin/sh", "-c", "read line", "a-secret-argument"])
+    (job,) = jobs(driver.service)
+    assert job["command"] == "sh"
+
+
+def test_jobs_are_listed_oldest_first_even_those_of_one_second(service: Service) -> None:
+    ids = []
+    for _ in range(4):
+        driver = Driver.start(service)
+        ids.append(driver.start_job(["/bin/sleep", "1000"], report_file=None)["id"])
+    assert [job["id"] for job in jobs(service)] == ids
+
+
+def test_a_job_whose_supervisor_is_dead_is_ending(account: Route, driver: Driver, planted: Plant) -> None:
+    seen = running(driver, planted, account)
+    freeze(driver.job["reaper_pid"])  # Or it would have ended the tree by now.
+    driver.program.kill()
+    driver.program.wait(10)
+    (job,) = jobs(driver.service)
+    assert (job["state"], job["reaper"]) == ("ending", driver.job["reaper_pid"])
+    assert_is_the_tree(job["tree"], seen)
+    assert f"ending, 0s, reaper {driver.job['reaper_pid']}" in re.sub(r"\d+s", "0s", ps(driver.service)[1])
+    os.kill(driver.job["reaper_pid"], signal.SIGCONT)
+    driver.service.wait_empty()
+    assert jobs(driver.service) == []
+
+
+def test_a_job_whose_supervisor_and_reaper_are_dead_is_orphaned_until_it_is_swept(
+    account: Route, driver: Driver, planted: Plant
+) -> None:
+    seen = {one.pid: one for one in running(driver, planted, account)}
+    driver.kill_with_reaper()
+    (job,) = jobs(driver.service)
+    assert (job["state"], job["reaper"]) == ("orphaned", None)
+    # Its uppermost process has another parent by now.
+    assert_is_the_tree(job["tree"], [now for pid in seen if (now := truth.look(pid))])
+    assert "no reaper: run `corral sweep`" in ps(driver.service)[1]
+    assert driver.service.sweep()[0] == 0
+    assert jobs(driver.service) == []
+
+
+def test_a_record_of_which_nothing_lives_is_not_shown_and_not_removed(driver: Driver) -> None:
+    """Showing changes nothing: clearing away is the sweep's."""
+    driver.start_job(["/bin/sleep", "1000"])
+    driver.kill_with_reaper()
+    os.kill(driver.job["pid"], signal.SIGKILL)
+    driver.service.wait_empty()
+    assert jobs(driver.service) == []
+    assert driver.record.exists()
+    assert driver.service.sweep()[0] == 0
+    assert not driver.record.exists()
+
+
+def test_with_nothing_running_it_says_so(service: Service) -> None:
+    assert ps(service) == (0, "no live jobs\n", "")
+    assert jobs(service) == []
+
+
+def test_a_ledger_that_others_may_write_to_is_refused_with_what_to_do(driver: Driver) -> None:
+    driver.start_job(["/bin/sleep", "1000"])
+    driver.record.parent.chmod(0o777)
+    status, said, complaint = ps(driver.service)
+    assert (status, said) == (1, "")
+    assert complaint.startswith("corral: the ledger ")
+    assert "chmod 700" in complaint
