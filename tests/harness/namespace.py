@@ -41,6 +41,11 @@ def bind(source: Path, target: Path, *, read_only: bool = True) -> None:
         _mount("none", target, "none", MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
+def freezer(target: Path) -> None:
+    """Mount the freezer of cgroup v1. What it has frozen survives KILL, where that of cgroup v2 lets KILL through."""
+    _mount("none", target, "cgroup", 0, "freezer")
+
+
 def unmount(target: Path) -> None:
     _check(_libc.umount2(str(target).encode(), MNT_DETACH), f"umount {target}")
 

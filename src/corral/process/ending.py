@@ -272,7 +272,10 @@ class Ending:
         if spared:
             return "it is the sudo above living processes, and is never killed over their heads: it goes when they go"
         if process.state == "D":
-            return "it is in an uninterruptible sleep (state D): it ends when the device or file system answers"
+            return (
+                "it is in an uninterruptible sleep (state D): it ends when the device or file system answers, "
+                "or when whoever froze its cgroup thaws it"
+            )
         if process.uid in self._signaller.refusals:
             return self._signaller.refusals[process.uid]
         if process.state == "t":
