@@ -147,36 +147,42 @@ def planted(service: Service) -> Callable[[Tree], Planted]:
 @pytest.fixture(scope="session")
 def codex_command(stage: Stage) -> list[str]:
     """The real codex, readable by every account and allowed by sudo."""
-    return [_engine(stage, "codex", engines.find_codex()).program]
+    return [_engine(stage, "codex", engines.find("codex")).program]
 
 
 @pytest.fixture(scope="session")
 def claude_command(stage: Stage) -> list[str]:
     """The real claude, readable by every account and allowed by sudo."""
-    return [_engine(stage, "claude", engines.find_claude()).program]
+    return [_engine(stage, "claude", engines.find("claude")).program]
 
 
 CODEX = pytest.param("codex", marks=pytest.mark.codex)
 CODEX_WHEEL = pytest.param("codex-wheel", marks=pytest.mark.codex)
+CODEX_OLDEST = pytest.param("codex-oldest", marks=pytest.mark.codex)
 CLAUDE = pytest.param("claude", marks=pytest.mark.claude)
 
 
-@pytest.fixture(scope="session", params=[CODEX, CODEX_WHEEL, CLAUDE])
+@pytest.fixture(scope="session", params=[CODEX, CODEX_WHEEL, CODEX_OLDEST, CLAUDE])
 def engine(request: pytest.FixtureRequest, stage: Stage) -> Engine:
-    """Each real engine: codex as npm has it (below its node wrapper), codex from the wheel (without), claude."""
+    """Each real engine: codex from npm (below its node wrapper), from the wheel (without), the oldest, and claude."""
     if request.param == "claude":
-        return _engine(stage, "claude", engines.find_claude())
-    found, wheel = engines.find_codex(), engines.find_codex_wheel()
-    if request.param == "codex":
-        return _engine(stage, "codex", found)
-    if wheel == found:
-        pytest.skip("codex: there is only one, the wheel's")
-    return _engine(stage, "codex", wheel)
+        return _engine(stage, "claude", engines.find("claude"))
+    if request.param == "codex-wheel":
+        return _engine(stage, "codex", engines.find_codex_wheel())
+    if request.param == "codex-oldest":
+        return _engine(stage, "codex", engines.find_codex_oldest(), engines.OLDEST_CODEX)
+    return _engine(stage, "codex", engines.find("codex"))
 
 
-def _engine(stage: Stage, name: str, found: str | None) -> Engine:
+@pytest.fixture(scope="session", params=[CODEX, CLAUDE])
+def installed_engine(request: pytest.FixtureRequest, stage: Stage) -> Engine:
+    """The engines as people have them: codex below its node wrapper, and claude."""
+    return _engine(stage, request.param, engines.find(request.param))
+
+
+def _engine(stage: Stage, name: str, found: str | None, package: str = "") -> Engine:
     if not found:
-        package = engines.PACKAGES[name]
+        package = package or engines.PACKAGES[name]
         pytest.skip(f"{name}: not found; set CORRAL_TEST_{name.upper()}=/path/to/{name}, or: npm install {package}")
     program = engines.expose(found, stage.expose)
     stage.allow(program)

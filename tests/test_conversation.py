@@ -39,6 +39,7 @@ class Backend:
         self.may_end = asyncio.Event()
         self.may_end.set()
         self.ending = False
+        self.over = asyncio.Event()
 
     async def send(self, message: Input) -> AsyncIterator[TurnEvent]:
         self.turns.append(message.text)
@@ -48,10 +49,15 @@ class Backend:
         await self.end_turn.wait()
         yield TurnEnded("interrupted", "the backend was ended") if self.ending else TurnEnded("completed")
 
+    async def wait(self) -> BackendEnded:
+        await self.over.wait()
+        return BackendEnded(EMPTY)
+
     async def end(self) -> BackendEnded:
         self.ending = True
         await self.may_end.wait()
         self.end_turn.set()
+        self.over.set()
         return BackendEnded(EMPTY)
 
 
@@ -254,3 +260,15 @@ async def test_a_backend_that_died_is_ended_before_the_next_turn() -> None:
         one.conversation.send("first")
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns == ["first"], "the turn is held")
         assert one.ends == ["backend_ended"]
+
+
+async def test_a_backend_that_dies_between_turns_is_told_of_at_once() -> None:
+    async with scene() as one:
+        await one.until(lambda: one.backends, "the backend runs")
+        one.backends[0].gone = "codex ended with status -9"
+        one.backends[0].over.set()
+        await one.until(lambda: one.ends == ["backend_ended"], "its end was shown")
+        assert one.notices == ["codex ended with status -9"]
+        assert one.conversation.backend is None
+        one.conversation.send("and now?")
+        await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns, "another one holds the turn")

@@ -121,8 +121,9 @@ setsid /usr/bin/python3 -c 'import time; time.sleep(301)' &
 
 @pytest.fixture
 async def house(
-    service: Service, person: Account, engine: Engine, sudo_rules: Callable[..., Any]
+    service: Service, person: Account, installed_engine: Engine, sudo_rules: Callable[..., Any]
 ) -> AsyncIterator[House]:
+    engine = installed_engine
     if not engine.kind().starts_in_workspace:
         sudo_rules()
     else:

@@ -16,7 +16,8 @@ from corral.offline import claude_environment, codex_overrides
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Older npm on older Node would take an older claude than the newest: the version is named.
 PACKAGES = {"codex": "@openai/codex", "claude": "@anthropic-ai/claude-code@2.1.330"}
-INSTALLED = REPOSITORY / ".cache" / "npm" / "node_modules" / ".bin"
+OLDEST_CODEX = "@openai/codex@0.125.0"
+INSTALLED, INSTALLED_OLDEST = REPOSITORY / ".cache" / "npm", REPOSITORY / ".cache" / "npm-oldest"
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,11 @@ class Engine:
                 path.unlink(missing_ok=True)
 
 
-def find_codex() -> str | None:
-    """CORRAL_TEST_CODEX, what .ci/run installed from npm, the wheel, or PATH."""
-    return os.environ.get("CORRAL_TEST_CODEX") or _installed("codex") or find_codex_wheel() or shutil.which("codex")
+def find(name: str) -> str | None:
+    """CORRAL_TEST_CODEX or CORRAL_TEST_CLAUDE, what .ci/run installed from npm, the wheel of codex, or PATH."""
+    wheel = find_codex_wheel() if name == "codex" else None
+    given = os.environ.get(f"CORRAL_TEST_{name.upper()}")
+    return given or _installed(INSTALLED, name) or wheel or shutil.which(name)
 
 
 def find_codex_wheel() -> str | None:
@@ -91,13 +94,13 @@ def find_codex_wheel() -> str | None:
     return str(Path(codex_cli_bin.__file__).with_name("bin") / "codex")
 
 
-def find_claude() -> str | None:
-    """CORRAL_TEST_CLAUDE, what .ci/run installed from npm, or PATH."""
-    return os.environ.get("CORRAL_TEST_CLAUDE") or _installed("claude") or shutil.which("claude")
+def find_codex_oldest() -> str | None:
+    """CORRAL_TEST_CODEX_OLDEST, or what .ci/run installed from npm."""
+    return os.environ.get("CORRAL_TEST_CODEX_OLDEST") or _installed(INSTALLED_OLDEST, "codex")
 
 
-def _installed(name: str) -> str | None:
-    path = INSTALLED / name
+def _installed(folder: Path, name: str) -> str | None:
+    path = folder / "node_modules" / ".bin" / name
     return str(path) if path.exists() else None
 
 

@@ -58,6 +58,7 @@ class Conversation:
         self._changing = asyncio.Lock()
         self._opening: asyncio.Task[Backend] | None = None
         self._ending: Backend | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._opened = 0.0
         self._resumable: str | None = None
         self._shown = asyncio.Event()
@@ -250,6 +251,16 @@ class Conversation:
         self._opened = time.monotonic()
         self.conversation_id = self.backend.started.conversation
         self._front.show(self.backend.started)
+        self._watching = asyncio.get_running_loop().create_task(self._watch(self.backend))
+
+    async def _watch(self, backend: Backend) -> None:
+        """Show the end of a backend that ends by itself, also between turns. It is over when the backend is."""
+        await backend.wait()
+        async with self._changing:
+            if self.backend is backend:
+                if not self.began:
+                    self._notice(backend.gone)
+                await self._end()
 
     async def _start(self) -> Backend:
         try:
