@@ -10,6 +10,7 @@ import pytest
 from corral.backends.base import (
     Answer,
     ApprovalRequested,
+    Choices,
     Input,
     Notice,
     Text,
@@ -194,7 +195,7 @@ async def test_a_command_of_claude_s_own_says_its_result(start: Start) -> None:
 async def test_an_effort_that_claude_does_not_know_begins_no_turn_there(start: Start) -> None:
     async with OfflineModel() as model:
         backend = await start(model)
-        end = (await collect(backend, "go", effort="banana"))[-1]
+        end = (await collect(backend, "go", choices=Choices(effort="banana")))[-1]
         assert end.status == "failed"
         assert "claude knows no effort 'banana': it knows high, low" in end.reason
         assert not model.requests

@@ -13,6 +13,7 @@ import pytest
 from corral.backends.base import (
     Answer,
     ApprovalRequested,
+    Choices,
     Input,
     Notice,
     Text,
@@ -124,9 +125,9 @@ async def test_an_interrupt_that_gets_no_answer_is_asked_again(tmp_path: Path) -
 
 async def test_an_effort_that_codex_does_not_know_begins_no_turn_there(tmp_path: Path) -> None:
     async with fake("plain", tmp_path) as backend:
-        end = (await collect(backend, "go", effort="banana"))[-1]
+        end = (await collect(backend, "go", choices=Choices(effort="banana")))[-1]
         assert end == TurnEnded("failed", "codex knows no effort 'banana': it knows high, low")
-        assert (await collect(backend, "go", effort="high"))[-1] == TurnEnded("completed")
+        assert (await collect(backend, "go", choices=Choices(effort="high")))[-1] == TurnEnded("completed")
 
 
 async def test_a_command_that_does_not_exist_is_a_start_error(tmp_path: Path) -> None:

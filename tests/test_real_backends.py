@@ -12,6 +12,7 @@ import pytest
 from corral.backends.base import (
     Answer,
     ApprovalRequested,
+    Choices,
     Input,
     Limits,
     Reasoning,
@@ -249,11 +250,26 @@ async def test_model_and_effort_can_be_chosen_for_a_turn(start: Start, engine: E
     async with OfflineModel() as model:
         backend = await start(model)
         chosen = "gpt-5.4" if engine.name == "codex" else "claude-haiku-4-5"
-        await collect(backend, "a", effort="low")
+        await collect(backend, "a", choices=Choices(effort="low"))
         effort = model.requests[-1].body
         assert "low" in str(effort.get("reasoning") or effort.get("output_config"))
-        await collect(backend, "b", model=chosen)
+        await collect(backend, "b", choices=Choices(model=chosen))
         assert model.requests[-1].body["model"] == chosen
+
+
+async def test_what_the_agent_may_do_unasked_can_be_chosen_and_nonsense_fails_the_turn(
+    start: Start, engine: Engine, service: Service
+) -> None:
+    run = Run(f"touch {service.folder / 'made'}", escalate=engine.name == "codex")
+    async with OfflineModel(by_message(go=Turn(run, Say("done")))) as model:
+        backend = await start(model, asks=True)
+        wrong = (await collect(backend, "go", choices=Choices(mode="nonsense")))[-1]
+        assert wrong.status == "failed"
+        assert "nonsense" in wrong.reason or "mode" in wrong.reason
+        mode = "never" if engine.name == "codex" else "acceptEdits"
+        events = await collect(backend, "go", choices=Choices(mode=mode))
+        assert of(ApprovalRequested, events) == []
+        assert events[-1] == TurnEnded("completed")
 
 
 async def test_a_model_that_refuses_fails_the_turn_with_its_reason(start: Start) -> None:

@@ -13,7 +13,7 @@ Invariants, held for every engine by tests/test_backend_contract.py:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
@@ -40,6 +40,17 @@ class Input:
     text: str
     images: tuple[Path, ...] = ()
     files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What holds from this turn on, in the engine's own words; None leaves a thing as it is."""
+
+    model: str | None = None
+    effort: str | None = None
+    """Of reasoning: low, medium, high, …"""
+    mode: str | None = None
+    """What the agent may do unasked. Codex: untrusted, on-request, never; claude: default, acceptEdits, plan, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +274,9 @@ class Answer:
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
+Ask: TypeAlias = Callable[[ApprovalRequested], Awaitable[Answer]]
+
+
 class Backend(Protocol):
     """One running engine that serves one person's conversation, from `start` to `end`."""
 
@@ -297,12 +311,12 @@ class Backend(Protocol):
         """
 
     def send(
-        self, message: Input, *, model: str | None = None, effort: str | None = None, limits: Limits | None = None
+        self, message: Input, *, choices: Choices | None = None, limits: Limits | None = None
     ) -> AsyncIterator[TurnEvent]:
         """Hold a turn: hand the message over and yield what comes of it, up to the one TurnEnded.
 
-        `model` and `effort` hold from this turn on; None leaves them. A caller who stops reading has the turn
-        interrupted. Raises TurnRunningError if a turn runs, InputError for a picture that cannot be sent; neither
+        A choice that the engine does not know fails the turn. A caller who stops reading has the turn interrupted.
+        Raises TurnRunningError if a turn runs, InputError for a picture that cannot be sent; neither
         has begun a turn.
         """
 

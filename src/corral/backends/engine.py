@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from corral.backends.attachments import Message
-    from corral.backends.base import Answer, ApprovalRequested
+    from corral.backends.base import Answer, ApprovalRequested, Choices
     from corral.backends.turn import Turn
 
 
@@ -63,7 +63,7 @@ class Engine(Protocol):
     async def open(self, opening: Opening) -> Opened:
         """Say hello. Raises BackendError, ResumeError, TimeoutError."""
 
-    async def begin(self, turn: Turn, message: Message, model: str | None, effort: str | None) -> None:
+    async def begin(self, turn: Turn, message: Message, choices: Choices) -> None:
         """Hand the message over, once; `turn.begin` when it was taken.
 
         Raises RefusedError if the engine refused it and is as it was, TimeoutError or BackendError if nobody can tell

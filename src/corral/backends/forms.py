@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corral.backends.base import Question
+from corral.backends.base import ApprovalRequested, Ask, Question
+
+log = logging.getLogger(__name__)
 
 TRUE, FALSE = "yes", "no"
 WORDS_FOR_TRUE = {"yes", "y", "true", "1", "on"}
@@ -14,6 +17,25 @@ WORDS_FOR_FALSE = {"no", "n", "false", "0", "off"}
 
 class FormError(Exception):
     """An answer that the form does not take; the message says which, and what is allowed."""
+
+
+async def elicit(
+    ask: Ask, key: str, *, server: str, message: str, schema: object = None, url: str = ""
+) -> dict[str, Any]:
+    """Have the person fill in a form, or open a link; the answer as MCP has it. An answer that does not fit is a no."""
+    reason = f"the MCP server {server} asks"
+    declined = {"action": "decline", "content": None}
+    if url:
+        given = await ask(ApprovalRequested(key, "link", url, f"{reason}: {message}"))
+        return {"action": "accept", "content": None} if given.decision == "accept" else declined
+    given = await ask(ApprovalRequested(key, "question", message, reason, questions=questions(schema)))
+    if given.decision != "accept":
+        return declined
+    try:
+        return {"action": "accept", "content": content(schema, given.answers)}
+    except FormError as error:
+        log.info("the answer to %s was not taken: %s", server, error)
+        return declined
 
 
 def questions(schema: object) -> tuple[Question, ...]:

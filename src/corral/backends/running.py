@@ -15,6 +15,7 @@ from corral.backends.base import (
     ApprovalRequested,
     BackendEnded,
     BackendStarted,
+    Choices,
     Input,
     Limits,
     Notice,
@@ -114,11 +115,12 @@ class Running:
         return self.started
 
     async def send(
-        self, message: Input, *, model: str | None = None, effort: str | None = None, limits: Limits | None = None
+        self, message: Input, *, choices: Choices | None = None, limits: Limits | None = None
     ) -> AsyncIterator[TurnEvent]:
+        self._must_be_begun()
         ready = await read_input(message)
         turn = await self._claim(limits or self._limits)
-        self._own(self._hand_over(turn, ready, model, effort))
+        self._own(self._hand_over(turn, ready, choices or Choices()))
         self._own(self._keep_time(turn))
         try:
             while True:
@@ -231,13 +233,13 @@ class Running:
             self._before = () if self._gone else self.tree()
         return turn
 
-    async def _hand_over(self, turn: Turn, message: Message, model: str | None, effort: str | None) -> None:
+    async def _hand_over(self, turn: Turn, message: Message, choices: Choices) -> None:
         if self._gone:
             turn.fail(self._gone)
             return
         name = self.kind.name
         try:
-            await self._engine.begin(turn, message, model, effort)
+            await self._engine.begin(turn, message, choices)
         except RefusedError as error:
             turn.fail(str(error))
         except ConnectionEndedError as error:
@@ -333,9 +335,12 @@ class Running:
         last = self._stderr.last_words
         return f"{reason}; it said last: {last}" if last else reason
 
-    def _begin_end(self, why: str) -> asyncio.Task[BackendEnded]:
+    def _must_be_begun(self) -> None:
         if not self._begun:
             raise BackendError("this backend was not started")
+
+    def _begin_end(self, why: str) -> asyncio.Task[BackendEnded]:
+        self._must_be_begun()
         if self._ending is None:
             self._gone = why
             self._ending = asyncio.get_running_loop().create_task(self._end())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corral.backends.attachments import Message
-from corral.backends.base import Answer, ApprovalRequested, Event, Limits, TurnEnded
+from corral.backends.base import Answer, ApprovalRequested, Choices, Event, Limits, TurnEnded
 from corral.backends.codex import Codex
 from corral.backends.engine import Opening
 from corral.backends.errors import BackendError
@@ -56,7 +56,7 @@ class SupervisedCodex:
             async with asyncio.timeout(TURN_TIMEOUT):
                 await self._engine.open(Opening(workspace=str(place.workspace)))
                 self.turn = Turn(Limits())
-                await self._engine.begin(self.turn, Message(text), None, None)
+                await self._engine.begin(self.turn, Message(text), Choices())
                 end = await self._show(self.turn, printer)
         except TimeoutError:
             raise DemoFailed(f"the turn was not over in {TURN_TIMEOUT:g} s") from None

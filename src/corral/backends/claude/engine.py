@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from corral.backends.attachments import Message
+    from corral.backends.base import Choices
     from corral.backends.engine import Host, Opening
     from corral.backends.turn import Turn
 
@@ -54,7 +55,8 @@ class ClaudeEngine:
         # Its session id claude tells with the first turn, and that of a copy is another one.
         return Opened("" if opening.fork else opening.conversation or "", self._model)
 
-    async def begin(self, turn: Turn, message: Message, model: str | None, effort: str | None) -> None:
+    async def begin(self, turn: Turn, message: Message, choices: Choices) -> None:
+        model, effort, mode = choices.model, choices.effort, choices.mode
         if model is not None:
             await self._choose("model", model, "set_model", model=model)
         if effort is not None:
@@ -62,6 +64,8 @@ class ClaudeEngine:
             if known and effort not in known:
                 raise RefusedError(f"claude knows no effort {effort!r}: it knows {', '.join(sorted(known))}")
             await self._choose("effort", effort, "apply_flag_settings", settings={"effortLevel": effort})
+        if mode is not None:
+            await self._choose("mode", mode, "set_permission_mode", mode=mode)
         self._earlier_tasks = set(self._tasks)
         tells = TELLS_OF_MESSAGES in self._known.capabilities
         sorter = self._sorter = Sorter(turn, tells_of_messages=tells)

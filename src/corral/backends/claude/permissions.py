@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 
 from corral.backends import forms
-from corral.backends.base import Answer, ApprovalRequested, Question
+from corral.backends.base import ApprovalRequested, Ask, Question
 from corral.backends.claude import tools, wire
 from corral.backends.errors import RefusedError
-
-Ask: TypeAlias = Callable[[ApprovalRequested], Awaitable[Answer]]
 
 DECLINED = "The person declined this."
 QUESTIONS = "AskUserQuestion"
@@ -34,7 +31,15 @@ async def answer(request_id: str, request: msgspec.Raw, ask: Ask, declined: set[
                 declined.add(wanted.tool_use_id)
             return decided
         case "elicitation":
-            return await _answer_elicitation(request_id, msgspec.json.decode(request, type=wire.Elicitation), ask)
+            wanted_form = msgspec.json.decode(request, type=wire.Elicitation)
+            return await forms.elicit(
+                ask,
+                request_id,
+                server=wanted_form.mcp_server_name,
+                message=wanted_form.message,
+                schema=wanted_form.requested_schema,
+                url=(wanted_form.url or "") if wanted_form.mode == "url" else "",
+            )
         case subtype:
             raise RefusedError(f"this client does not answer {subtype}")
 
@@ -85,18 +90,3 @@ def _question(one: dict[str, Any]) -> Question:
     options = tuple(str(option.get("label", "")) for option in one.get("options", []) if isinstance(option, dict))
     text = str(one.get("question", ""))
     return Question(text, text, options, free=True, several=bool(one.get("multiSelect")))
-
-
-async def _answer_elicitation(key: str, wanted: wire.Elicitation, ask: Ask) -> object:
-    reason = f"the MCP server {wanted.mcp_server_name} asks"
-    if wanted.mode == "url" and wanted.url:
-        given = await ask(ApprovalRequested(key, "link", wanted.url, f"{reason}: {wanted.message}"))
-        return {"action": "accept" if given.decision == "accept" else "decline"}
-    asked = forms.questions(wanted.requested_schema)
-    given = await ask(ApprovalRequested(key, "question", wanted.message, reason, questions=asked))
-    if given.decision != "accept":
-        return {"action": "decline"}
-    try:
-        return {"action": "accept", "content": forms.content(wanted.requested_schema, given.answers)}
-    except forms.FormError:
-        return {"action": "decline"}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from corral.backends.attachments import Message
+    from corral.backends.base import Choices
     from corral.backends.engine import Host, Opening
     from corral.backends.turn import Turn
 
@@ -65,12 +66,13 @@ class CodexEngine:
         self._thread = opened.thread.id
         return Opened(opened.thread.id, opened.model)
 
-    async def begin(self, turn: Turn, message: Message, model: str | None, effort: str | None) -> None:
-        if effort is not None:
-            await self._check_effort(effort)
+    async def begin(self, turn: Turn, message: Message, choices: Choices) -> None:
+        if choices.effort is not None:
+            await self._check_effort(choices.effort)
         # Before the reply names the turn, what follows it may have come already: the sorter keeps it.
         sorter = self._sorter = Sorter(self._thread, turn)
-        chosen = {name: value for name, value in (("model", model), ("effort", effort)) if value is not None}
+        named = (("model", choices.model), ("effort", choices.effort), ("approvalPolicy", choices.mode))
+        chosen = {name: value for name, value in named if value is not None}
         try:
             result = await self._rpc.request(
                 "turn/start", {"threadId": self._thread, "input": _as_input(message), **chosen}

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from corral.backends import forms
-from corral.backends.base import Answer, ApprovalRequested, Decision, Question
+from corral.backends.base import ApprovalRequested, Ask, Decision, Question
 from corral.backends.codex import wire
 from corral.backends.errors import RequestError
 from corral.backends.rpc import METHOD_NOT_FOUND, RequestId
-
-Ask: TypeAlias = Callable[[ApprovalRequested], Awaitable[Answer]]
 
 # Corral's word for each decision, and codex's two.
 CODEX_WORDS: dict[Decision, str] = {
@@ -114,23 +112,15 @@ async def _answer_questions(key: str, params: wire.Questions, ask: Ask) -> objec
 
 
 async def _answer_elicitation(key: str, params: wire.Elicitation, ask: Ask) -> object:
-    reason = f"the MCP server {params.server_name} asks"
     if params.meta is not None and params.meta.codex_approval_kind == "mcp_tool_call":
         return await _answer_mcp_tool(key, params, params.meta, ask)
-    if params.mode == "url":
-        given = await ask(ApprovalRequested(key, "link", params.url, f"{reason}: {params.message}"))
-        return {"action": "accept" if given.decision == "accept" else "decline", "content": None}
-    asked = forms.questions(params.requested_schema)
-    if params.mode != "form":
+    if params.mode not in ("form", "url"):
         # The vendor's own modes want what only the vendor's own client has.
         return {"action": "decline", "content": None}
-    given = await ask(ApprovalRequested(key, "question", params.message, reason, questions=asked))
-    if given.decision != "accept":
-        return {"action": "decline", "content": None}
-    try:
-        return {"action": "accept", "content": forms.content(params.requested_schema, given.answers)}
-    except forms.FormError:
-        return {"action": "decline", "content": None}
+    url = params.url if params.mode == "url" else ""
+    return await forms.elicit(
+        ask, key, server=params.server_name, message=params.message, schema=params.requested_schema, url=url
+    )
 
 
 async def _answer_mcp_tool(key: str, params: wire.Elicitation, meta: wire.ElicitationMeta, ask: Ask) -> object:
