@@ -67,6 +67,9 @@ def misbehave() -> None:
             put({"id": f"ask-{number}", "method": method, "params": params})
     elif MODE == "chatty":
         note("error", turnId=turn_id(), error={"message": "busy"}, willRetry=True)
+        if turns > 1:
+            told = {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15 * (turns - 1)}
+            note("thread/tokenUsage/updated", turnId=turn_id(), tokenUsage={"last": told, "total": told})
         count = {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15 * turns}
         for _ in range(2):  # as 0.125 does
             note("thread/tokenUsage/updated", turnId=turn_id(), tokenUsage={"last": count, "total": count})

@@ -100,6 +100,8 @@ class CodexPeer(Peer):
     def serve(self, message: dict[str, Any]) -> None:
         method, number, params = message.get("method"), message.get("id"), message.get("params") or {}
         match method:
+            case None if number == "ask" and message.get("result", {}).get("decision") == "cancel":
+                self.complete("interrupted")
             case None if number == "ask":
                 self.say(str(message.get("result", {}).get("decision")))
                 self.complete()
@@ -178,9 +180,17 @@ class ClaudePeer(Peer):
             case "user" if self.turns and not self.interrupted.is_set() and SCENE == "steered":
                 self.steered.append(message["message"]["content"])
                 self.uuids.append(message["uuid"])
+            case "user" if SCENE == "asks_before":
+                self.uuids = [message["uuid"]]
+                self.ask("something of a turn of its own")
             case "user":
                 self.turns += 1
                 begin(self, message["uuid"])
+            case "control_response" if SCENE == "asks_before":
+                self.took(self.uuids[0])
+                talk(self)
+            case "control_response" if message["response"]["response"].get("interrupt"):
+                self.complete("interrupted")
             case "control_response":
                 self.say({"allow": "accept", "deny": "decline"}[message["response"]["response"]["behavior"]])
                 self.complete()

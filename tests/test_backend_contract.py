@@ -28,6 +28,7 @@ from corral.backends.base import (
     TurnEvent,
 )
 from corral.backends.errors import BackendError, InputError, TurnRunningError
+from corral.backends.launch import Launch
 from corral.backends.running import Running
 from tests.harness.backends import check, collect, of, reach, rest, running, scripted, text
 from tests.harness.waiting import until
@@ -85,13 +86,20 @@ async def test_a_decision_that_was_not_offered_never_allows_more(scene: Scene) -
 
 
 async def test_an_approval_that_nobody_answers_is_declined(scene: Scene) -> None:
-    async with scene("ask", Limits(approval=0.2)) as backend:
-        events = backend.send(Input("go"))
+    async with scene("ask") as backend:
+        events = backend.send(Input("go"), limits=Limits(approval=0.2))
         asked = await reach(events, ApprovalRequested)
         got = await rest(events)
         assert text(got) == "decline"
         assert ApprovalClosed(asked.approval_id, "decline") in got
         assert any("nobody answered" in notice.message for notice in of(Notice, got))
+
+
+async def test_the_answer_that_cancels_stops_the_turn(scene: Scene) -> None:
+    async with scene("ask") as backend:
+        events = await collect(backend, "go", [Answer("cancel")])
+        assert events[-1] == TurnEnded("interrupted", "stopped by the answer to an approval")
+        assert not backend.gone
 
 
 async def test_an_open_approval_is_no_silence_and_its_closing_starts_the_clock_anew(scene: Scene) -> None:
@@ -345,9 +353,31 @@ async def test_a_backend_is_started_once(scene: Scene) -> None:
             await backend.start()
 
 
-async def test_a_backend_that_was_not_started_has_no_end(tmp_path: Path) -> None:
+async def test_a_backend_that_was_not_started_has_no_turn_and_no_end() -> None:
+    backend = Running(scripted("codex", "talk"))
     with pytest.raises(BackendError, match="not started"):
-        await Running(scripted("codex", "talk")).end()
+        await backend.end()
+    with pytest.raises(BackendError, match="not started"):
+        await anext(backend.send(Input("go")))
+    assert not backend.busy
+
+
+@pytest.mark.parametrize("engine", ["codex", "claude"])
+@pytest.mark.parametrize("how", ["end", "cancel"])
+async def test_an_end_during_the_start_ends_what_is_started(engine: str, how: str, tmp_path: Path) -> None:
+    backend = Running(scripted(engine, "half"), Launch(workspace=tmp_path, state_dir=tmp_path, goodbye=0.5))
+    starting = asyncio.create_task(backend.start())
+    await asyncio.sleep(0)
+    if how == "end":
+        assert (await backend.end()).report.verdict == "proven_empty"
+        with pytest.raises(BackendError):
+            await starting
+    else:
+        await until(lambda: backend._job is not None, what="the engine ran")
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert (await backend.end()).report.verdict == "proven_empty"
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from corral.backends.errors import BackendError, EngineNotFoundError
 from corral.backends.launch import Launch
 from corral.backends.running import Running
 from corral.offline import Call, OfflineModel, Pause, Run, Say, Script, Turn
-from tests.harness.backends import collect, of, reach, rest, text
+from tests.harness.backends import collect, of, reach, rest, running, scripted, text
 from tests.harness.engines import Engine
 from tests.harness.service import Service
 from tests.harness.waiting import until
@@ -224,6 +224,13 @@ async def test_two_backends_share_nothing(start: Start) -> None:
         first, second = await asyncio.gather(collect(one, "a"), collect(two, "b"))
         assert (text(first), text(second)) == ("You said: a", "You said: b")
         assert one.conversation != two.conversation
+
+
+async def test_leave_asked_for_in_a_turn_of_claude_s_own_is_not_given(tmp_path: Path) -> None:
+    async with running(scripted("claude", "asks_before"), tmp_path) as backend:
+        events = await collect(backend, "go")
+        assert of(ApprovalRequested, events) == []
+        assert text(events) == "hello"
 
 
 def test_a_missing_claude_is_told_with_its_cure(tmp_path: Path) -> None:

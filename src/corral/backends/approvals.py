@@ -32,17 +32,18 @@ class Approvals:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def ask(self, turn: Turn | None, approval: ApprovalRequested, timeout: float) -> Answer:
-        """Put the approval into the turn and wait for its answer, `timeout` seconds at the most: then it is declined.
+    async def ask(self, turn: Turn | None, approval: ApprovalRequested) -> Answer:
+        """Put the approval into the turn and wait for its answer, as long as the limits allow; then it is declined.
 
-        Without a turn, and so without a reader, it is declined at once. Cancelled, it is withdrawn.
+        Outside the person's turn nobody reads it, and it is declined at once. Cancelled, it is withdrawn.
         """
-        if turn is None or turn.over:
+        if turn is None or turn.over or turn.id is None:
             return DECLINE
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open[approval.approval_id] = _Open(turn, approval, future)
         turn.put(approval)
         turn.pause_clock()
+        timeout = turn.limits.approval
         decision: Decision | None = None
         try:
             async with asyncio.timeout(timeout):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAX_IMAGE = 20 * 1024 * 1024  # bytes; the vendors' own bounds are lower, and their refusals say which
 MAX_IMAGES = 20
+MAX_ALL_IMAGES = 40 * 1024 * 1024  # bytes
 MAX_TEXT = 8 * 1024 * 1024  # characters
 KINDS = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -50,6 +51,10 @@ async def read_input(message: Input) -> Message:
     if len(message.images) > MAX_IMAGES:
         raise InputError(f"the message has {len(message.images)} pictures, and {MAX_IMAGES} are allowed")
     images = await asyncio.to_thread(lambda: tuple(_read_image(path) for path in message.images))
+    if sum(len(image.data) for image in images) > MAX_ALL_IMAGES * 4 / 3:  # base64
+        raise InputError(
+            f"the pictures are larger than {MAX_ALL_IMAGES // 1024 // 1024} MiB together: send fewer at once"
+        )
     return Message(_with_files(message), images)
 
 

@@ -85,7 +85,7 @@ class BackendStarted:
 
 @dataclass(frozen=True, slots=True)
 class TurnStarted:
-    """The turn's first event. `turn_id` is the engine's; empty where the engine gave none, or never took the turn."""
+    """The turn's first event. `turn_id` is the engine's, or what it was given; empty if it never took the turn."""
 
     event: ClassVar[str] = "turn_started"
     turn_id: str
@@ -161,8 +161,8 @@ class Question:
 class ApprovalRequested:
     """The agent waits for leave, or for answers: give them by `Backend.answer`.
 
-    `kind` is command, file_change, permissions, tool, question or link; `what` is for a person. Only a question has
-    `questions`.
+    `kind` is that of the tool, or permissions, question or link; `what` is for a person. Only a question has
+    `questions`. Every decision but `cancel` lets the turn go on; that stops it.
     """
 
     event: ClassVar[str] = "approval_requested"
@@ -189,7 +189,7 @@ class Usage:
     """What was used since the last usage event: they add up.
 
     `input_tokens` holds the cached ones too. `conversation_tokens` is how much the conversation fills of the model's
-    window, or, where the engine says no more, what it used altogether. `cost` is in US dollars, where the engine says.
+    window. `cost` is in US dollars, where the engine says.
     """
 
     event: ClassVar[str] = "usage"
@@ -321,7 +321,10 @@ class Backend(Protocol):
         """
 
     async def steer(self, message: Input) -> bool:
-        """Fold a message into the running turn; False if no turn runs that could take it (it is not sent then)."""
+        """Fold a message into the running turn; False if no turn runs that could take it (it is not sent then).
+
+        Raises InputError; TimeoutError or BackendError if nobody can tell whether it was taken.
+        """
 
     async def interrupt(self, reason: str = "stopped on request") -> bool:
         """End the running turn and what it started, and keep the conversation; False if no turn ran.
@@ -334,7 +337,10 @@ class Backend(Protocol):
         """Decide an open approval; False if it waits no more. A decision that was not offered counts as a lesser."""
 
     async def end(self) -> BackendEnded:
-        """End the engine and all that it started. Any number of callers, at once or later, share one ending."""
+        """End the engine and all that it started. Any number of callers, at once or later, share one ending.
+
+        During `start` it ends what is being started. Raises BackendError if nothing was.
+        """
 
     async def hurry(self) -> None:
         """Take the patience away from an ending that is under way."""

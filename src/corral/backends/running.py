@@ -39,6 +39,7 @@ INTERRUPT_PAUSE = 0.1  # seconds until a turn that did not end is interrupted ag
 STEER_TIMEOUT = 5.0  # seconds for a turn to be taken before something can be folded into it
 STATUS_TIMEOUT = 2.0  # seconds between the end of the engine's output and its status, and the other way round
 TASKS_TIMEOUT = 5.0  # seconds for the backend's own tasks to be gone, once the engine is
+MOST_NOTICES = 500  # that are remembered as told
 # A `break` out of `async for` lets go of the turn, but the loop closes the generator only some rounds later.
 LOOP_ROUNDS = 5
 
@@ -51,7 +52,6 @@ class Running:
     """
 
     started: BackendStarted
-    job: Job
 
     def __init__(self, kind: EngineKind, launch: Launch | None = None, limits: Limits | None = None) -> None:
         self.kind = kind
@@ -60,6 +60,8 @@ class Running:
         self._engine: Engine
         self._stderr: ErrorOutput
         self._begun = False
+        self._launched = asyncio.Event()
+        self._job: Job | None = None
         self._conversation = ""
         self._turn: Turn | None = None
         self._before: Sequence[Process] = ()
@@ -72,6 +74,13 @@ class Running:
         self._ending: asyncio.Task[BackendEnded] | None = None
         self._ending_begun = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def job(self) -> Job:
+        """The engine's job. Raises BackendError before there is one."""
+        if self._job is None:
+            raise BackendError("this backend was not started")
+        return self._job
 
     @property
     def conversation(self) -> str:
@@ -99,7 +108,10 @@ class Running:
         opening = Opening(conversation, fork, self.launch.folder())
         enters = self.launch.account is None or self.kind.starts_in_workspace
         folder = opening.workspace if enters else None
-        job = self.job = await self.launch.start(self.kind.argv(opening), folder, self.kind.name)
+        try:
+            job = self._job = await self.launch.start(self.kind.argv(opening), folder, self.kind.name)
+        finally:
+            self._launched.set()
         assert job.stdin is not None, "the job was started with pipes"
         assert job.stdout is not None, "the job was started with pipes"
         assert job.stderr is not None, "the job was started with pipes"
@@ -117,7 +129,8 @@ class Running:
     async def send(
         self, message: Input, *, choices: Choices | None = None, limits: Limits | None = None
     ) -> AsyncIterator[TurnEvent]:
-        self._must_be_begun()
+        if self._job is None:
+            raise BackendError("this backend was not started")
         ready = await read_input(message)
         turn = await self._claim(limits or self._limits)
         self._own(self._hand_over(turn, ready, choices or Choices()))
@@ -153,6 +166,10 @@ class Running:
         return self._approvals.answer(approval_id, answer)
 
     async def end(self) -> BackendEnded:
+        if self._begun:
+            await self._launched.wait()
+        if self._job is None:
+            raise BackendError("this backend was not started")
         return await asyncio.shield(self._begin_end("the backend was ended"))
 
     async def hurry(self) -> None:
@@ -183,12 +200,19 @@ class Running:
     def notice(self, message: str) -> None:
         if message in self._said:
             return
+        if len(self._said) >= MOST_NOTICES:
+            self._said.clear()
         self._said[message] = self.busy
         if self._turn is not None and self.busy:
             self._turn.put(Notice(message))
 
     async def ask(self, approval: ApprovalRequested) -> Answer:
-        return await self._approvals.ask(self._turn, approval, self._limits.approval)
+        turn = self._turn
+        answer = await self._approvals.ask(turn, approval)
+        if answer.decision == "cancel" and turn is not None and not turn.over:
+            turn.stop(TurnEnded("interrupted", "stopped by the answer to an approval"))
+            self._own(self._clean_after(turn))
+        return answer
 
     def spoil(self, reason: str) -> None:
         turn = self._turn
@@ -283,6 +307,11 @@ class Running:
                 log.warning("%s did not clean up behind the turn: %s", self.kind.name, error)
             await self._end_what_it_started()
 
+    async def _clean_after(self, turn: Turn) -> None:
+        """The engine was told to stop the turn by itself."""
+        await turn.ended(INTERRUPT_TIMEOUT)
+        await self._stop(turn)
+
     async def _end_what_it_started(self) -> None:
         """End what the engine lost sight of: whoever is in a session of its own, made since the turn began.
 
@@ -335,12 +364,7 @@ class Running:
         last = self._stderr.last_words
         return f"{reason}; it said last: {last}" if last else reason
 
-    def _must_be_begun(self) -> None:
-        if not self._begun:
-            raise BackendError("this backend was not started")
-
     def _begin_end(self, why: str) -> asyncio.Task[BackendEnded]:
-        self._must_be_begun()
         if self._ending is None:
             self._gone = why
             self._ending = asyncio.get_running_loop().create_task(self._end())

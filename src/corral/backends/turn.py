@@ -18,6 +18,7 @@ class Turn:
 
     def __init__(self, limits: Limits) -> None:
         self.id: str | None = None
+        self.limits = limits
         self.feed = TurnFeed()
         self.stopped: TurnEnded | None = None
         """What the turn's end will be, if it was stopped from here and does not complete nevertheless."""
@@ -42,6 +43,10 @@ class Turn:
         """Add an event that does not end the turn."""
         if self.feed.put(event) and self._clock.note(event):
             self._wake.set()
+
+    def touch(self) -> None:
+        """The engine is at work, though there is nothing to tell."""
+        self._clock.last_life = time.monotonic()
 
     def stop(self, end: TurnEnded) -> None:
         """Say how it will have ended, if the engine stops it; the first word counts."""

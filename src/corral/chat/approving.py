@@ -11,6 +11,8 @@ WORDS: dict[str, Decision] = {
     "yes": "accept",
     "n": "decline",
     "no": "decline",
+    "c": "cancel",
+    "cancel": "cancel",
     "s": "accept_for_session",
     "session": "accept_for_session",
 }
@@ -31,7 +33,7 @@ class Approver:
         for approval in self._open.values():
             left = self._unanswered(approval)
             if not left:
-                return "answer y, n or s"
+                return "answer y, n, s (yes for the whole session) or c (no, and stop the turn)"
             options = f" ({', '.join(left[0].options)})" if left[0].options else ""
             return f"answer, or say /deny: {left[0].text}{options}"
         return ""

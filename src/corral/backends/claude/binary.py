@@ -15,6 +15,6 @@ def find_claude(path: str | None = None) -> list[str]:
     if found := shutil.which("claude", path=path):
         return [found]
     raise EngineNotFoundError(
-        "there is no `claude` on PATH: install it with `npm install -g @anthropic-ai/claude-code`, or name its path as "
-        "`command` under [engines.claude]"
+        "there is no `claude` on PATH: install it with `npm install -g @anthropic-ai/claude-code` (and Node 22 or "
+        "newer: npm takes an old claude for an older Node)"
     )

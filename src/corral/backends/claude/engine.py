@@ -56,16 +56,16 @@ class ClaudeEngine:
         return Opened("" if opening.fork else opening.conversation or "", self._model)
 
     async def begin(self, turn: Turn, message: Message, choices: Choices) -> None:
-        model, effort, mode = choices.model, choices.effort, choices.mode
-        if model is not None:
-            await self._choose("model", model, "set_model", model=model)
-        if effort is not None:
-            known = {level for one in self._known.models for level in one.efforts}
-            if known and effort not in known:
-                raise RefusedError(f"claude knows no effort {effort!r}: it knows {', '.join(sorted(known))}")
-            await self._choose("effort", effort, "apply_flag_settings", settings={"effortLevel": effort})
-        if mode is not None:
-            await self._choose("mode", mode, "set_permission_mode", mode=mode)
+        known = {level for one in self._known.models for level in one.efforts}
+        if choices.effort is not None and known and choices.effort not in known:
+            raise RefusedError(f"claude knows no effort {choices.effort!r}: it knows {', '.join(sorted(known))}")
+        if choices.model is not None:
+            await self._choose("model", choices.model, "set_model", model=choices.model)
+        if choices.effort is not None:
+            settings = {"effortLevel": choices.effort}
+            await self._choose("effort", choices.effort, "apply_flag_settings", settings=settings)
+        if choices.mode is not None:
+            await self._choose("mode", choices.mode, "set_permission_mode", mode=choices.mode)
         self._earlier_tasks = set(self._tasks)
         tells = TELLS_OF_MESSAGES in self._known.capabilities
         sorter = self._sorter = Sorter(turn, tells_of_messages=tells)

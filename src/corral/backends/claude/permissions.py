@@ -24,9 +24,8 @@ async def answer(request_id: str, request: msgspec.Raw, ask: Ask, declined: set[
     match msgspec.json.decode(request, type=wire.RequestHead).subtype:
         case "can_use_tool":
             wanted = msgspec.json.decode(request, type=wire.CanUseTool)
-            if wanted.tool_name == QUESTIONS:
-                return await _answer_questions(request_id, wanted, ask)
-            decided = await _answer_tool(request_id, wanted, ask)
+            answer_it = _answer_questions if wanted.tool_name == QUESTIONS else _answer_tool
+            decided = await answer_it(request_id, wanted, ask)
             if decided["behavior"] == "deny":
                 declined.add(wanted.tool_use_id)
             return decided
@@ -76,7 +75,7 @@ def _for_session(wanted: wire.CanUseTool) -> list[dict[str, Any]]:
     return [{**one, "destination": "session"} for one in rules]
 
 
-async def _answer_questions(key: str, wanted: wire.CanUseTool, ask: Ask) -> object:
+async def _answer_questions(key: str, wanted: wire.CanUseTool, ask: Ask) -> dict[str, Any]:
     asked = tuple(_question(one) for one in wanted.input.get("questions", []) if isinstance(one, dict))
     what = " ".join(question.text for question in asked)
     given = await ask(ApprovalRequested(key, "question", what, questions=asked))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,6 +42,7 @@ class Sorter:
             "command_lifecycle": self._on_lifecycle,
             "system/init": self._on_init,
             "system/api_retry": self._on_retry,
+            "system/thinking_tokens": self._on_thinking,
             "system/compact_boundary": self._on_shorter,
         }
 
@@ -77,11 +79,15 @@ class Sorter:
         else:
             self._open.clear()
         self._turn.put(_usage(result, self._filled))
-        if self._open and not self._turn.stopped and not result.is_error:
-            return  # a message that came too late to be folded in has a turn of its own, which belongs to this one
+        end = self._end(result)
+        if self._open and not self._turn.stopped:
+            # A message that came too late to be folded in has a turn of its own, which belongs to this one.
+            if end.reason:
+                self._turn.put(Notice(f"claude: {end.reason}"))
+            return
         if not self._said and result.result and not result.is_error:
             self._turn.put(Text(result.result))  # a command of claude's own, like /cost
-        self._turn.end(self._end(result))
+        self._turn.end(end)
 
     def _end(self, result: wire.Result) -> TurnEnded:
         if not result.is_error:
@@ -108,6 +114,7 @@ class Sorter:
 
     def _on_stream(self, line: bytes) -> None:
         event = self._stream.decode(line).event
+        self._turn.touch()
         match event.type:
             case "content_block_delta":
                 self._on_delta(event)
@@ -154,16 +161,22 @@ class Sorter:
             self._turn.put(kind(rest, f"{message_id}/"))
 
     def _on_user(self, line: bytes) -> None:
-        content = msgspec.json.decode(line, type=wire.MessageLine).message.content
+        note = msgspec.json.decode(line, type=wire.MessageLine)
+        content = note.message.content
+        goes_on = isinstance(note.tool_use_result, dict) and "backgroundTaskId" in note.tool_use_result
         for block in content if isinstance(content, list) else []:
             tool = self._tools.pop(block.tool_use_id, None)
             if block.type == "tool_result" and tool is not None:
-                self._turn.put(tools.ended(tool, block, self._failure_of(block.tool_use_id)))
+                ended = tools.ended(tool, block, self._failure_of(block.tool_use_id))
+                self._turn.put(replace(ended, exit_code=None) if goes_on else ended)
 
     def _failure_of(self, tool_id: str) -> ToolStatus:
         if tool_id in self.declined:
             return "declined"
         return "interrupted" if self._turn.stopped else "failed"
+
+    def _on_thinking(self, _: bytes) -> None:
+        self._turn.touch()
 
     def _on_retry(self, line: bytes) -> None:
         retry = msgspec.json.decode(line, type=wire.Retry)

@@ -156,10 +156,14 @@ class Message(Wire):
 
 
 class MessageLine(Wire):
-    """assistant and user; `is_api_error_message` marks what is no word of the model's."""
+    """assistant and user.
+
+    `is_api_error_message` marks what is no word of the model's. `tool_use_result` is an object, or text for a failure.
+    """
 
     message: Message
     is_api_error_message: bool = False
+    tool_use_result: Any = None
 
 
 class Delta(Wire):

@@ -19,6 +19,6 @@ def find_codex(path: str | None = None) -> list[str]:
     except ImportError as error:
         raise EngineNotFoundError(
             "there is no `codex` on PATH: install it with `npm install -g @openai/codex` or `pip install "
-            "openai-codex-cli-bin`, or name its path as `command` under [engines.codex]"
+            "openai-codex-cli-bin`"
         ) from error
     return [str(codex_cli_bin.bundled_codex_path())]

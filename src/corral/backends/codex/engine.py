@@ -70,7 +70,8 @@ class CodexEngine:
         if choices.effort is not None:
             await self._check_effort(choices.effort)
         # Before the reply names the turn, what follows it may have come already: the sorter keeps it.
-        sorter = self._sorter = Sorter(self._thread, turn)
+        counted = self._sorter.counted if self._sorter is not None else 0
+        sorter = self._sorter = Sorter(self._thread, turn, counted)
         named = (("model", choices.model), ("effort", choices.effort), ("approvalPolicy", choices.mode))
         chosen = {name: value for name, value in named if value is not None}
         try:

@@ -13,6 +13,7 @@ from corral.backends.codex import wire
 from corral.backends.codex.items import ItemReader
 
 if TYPE_CHECKING:
+    from corral.backends.base import TurnEvent
     from corral.backends.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,13 @@ STATUSES: dict[str, TurnStatus] = {"completed": "completed", "interrupted": "int
 class Sorter:
     """The reader of one turn's notifications; those of another turn or thread are let by."""
 
-    def __init__(self, thread_id: str, turn: Turn) -> None:
+    def __init__(self, thread_id: str, turn: Turn, counted: int = 0) -> None:
         self._thread_id = thread_id
         self._turn = turn
         self._items = ItemReader()
         self._failure = ""
-        self._counted = -1
+        self.counted = counted
+        """All the tokens of the conversation that were told so far."""
         # The reply that names the turn and what follows it may come in one read: the id is taken up a moment later.
         self._early: list[tuple[str, msgspec.Raw]] = []
         self._known: dict[str, Callable[[msgspec.Raw], None]] = {
@@ -105,24 +107,30 @@ class Sorter:
 
     def _on_item_started(self, params: msgspec.Raw) -> None:
         note = msgspec.json.decode(params, type=wire.ItemNote)
-        if self._is_mine(note) and (event := self._items.started(note.item)) is not None:
-            self._turn.put(event)
+        if self._is_mine(note):
+            self._put(self._items.started(note.item))
 
     def _on_item_completed(self, params: msgspec.Raw) -> None:
         note = msgspec.json.decode(params, type=wire.ItemNote)
-        if self._is_mine(note) and (event := self._items.completed(note.item)) is not None:
+        if self._is_mine(note):
+            self._put(self._items.completed(note.item))
+
+    def _put(self, event: TurnEvent | None) -> None:
+        if event is not None:
             self._turn.put(event)
+        else:
+            self._turn.touch()
 
     def _on_usage(self, params: msgspec.Raw) -> None:
         note = msgspec.json.decode(params, type=wire.UsageNote)
         if self._is_mine(note):
             last, total = note.token_usage.last, note.token_usage.total
-            if total.total_tokens == self._counted:
-                return  # codex 0.125 says the same again with the turn's next request
-            self._counted = total.total_tokens
+            if total.total_tokens == self.counted:
+                return  # codex 0.125 says the same again with the next request
+            self.counted = total.total_tokens
             window = note.token_usage.model_context_window
             self._turn.put(
-                Usage(last.input_tokens, last.cached_input_tokens, last.output_tokens, total.total_tokens, window)
+                Usage(last.input_tokens, last.cached_input_tokens, last.output_tokens, last.total_tokens, window)
             )
 
     def _on_rerouted(self, params: msgspec.Raw) -> None:
