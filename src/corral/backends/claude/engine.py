@@ -40,6 +40,7 @@ class ClaudeEngine:
         self._known = wire.Initialized()
         self._model = model
         self._chosen: dict[str, str] = {}
+        self._session = ""
         self._sorter: Sorter | None = None
         self._tasks: set[str] = set()
         self._earlier_tasks: set[str] = set()
@@ -103,9 +104,12 @@ class ClaudeEngine:
 
     def on_line(self, head: wire.Head, line: bytes) -> None:
         """Sort it."""
+        # Claude writes a conversation down once its model answers: before, it cannot be gone on with.
+        if head.type in ("stream_event", "result") and self._session not in ("", self._host.conversation):
+            self._host.remember(self._session)
         match head.type, head.subtype:
             case "system", "init":
-                self._on_init(msgspec.json.decode(line, type=wire.Init))
+                self._session = msgspec.json.decode(line, type=wire.Init).session_id
             case "system", "background_tasks_changed":
                 self._tasks = {task.task_id for task in msgspec.json.decode(line, type=wire.Tasks).tasks}
             case "rate_limit_event", _:
@@ -126,10 +130,6 @@ class ClaudeEngine:
         if self._chosen.get(what) != value:
             await self._connection.request(subtype, **fields)
             self._chosen[what] = value
-
-    def _on_init(self, init: wire.Init) -> None:
-        if init.session_id:
-            self._host.remember(init.session_id)
 
     def _on_result(self, result: wire.Result) -> None:
         turn = self._host.turn
