@@ -1,8 +1,8 @@
 """A supervisor for the tests: one job by corral.process, steered by JSON lines. Run by the service account.
 
-Each line of standard input is {"do": "start" | "tree" | "notices" | "wait" | "write" | "end" | "ended", …arguments};
-each answer is one line of standard output, {"ok": …} or {"error": text, "kind": …}. At the end of input it closes the
-job and exits.
+Each line of standard input is {"do": "start" | "tree" | "notices" | "wait" | "write" | "end_part" | "end" | "ended",
+…arguments}; each answer is one line of standard output, {"ok": …} or {"error": text, "kind": …}. At the end of input it
+closes the job and exits.
 """
 
 import asyncio
@@ -21,7 +21,9 @@ async def _answer(job: Job | None, order: dict[str, Any]) -> tuple[Job | None, A
     if job is None:
         raise RuntimeError("no job was started")
     if what == "tree":
-        return job, [{"pid": one.pid, "ppid": one.ppid, "depth": one.depth, "uid": one.uid} for one in job.tree()]
+        return job, [
+            {"pid": one.pid, "ppid": one.ppid, "depth": one.depth, "uid": one.uid, "sid": one.sid} for one in job.tree()
+        ]
     if what == "notices":
         return job, job.notices
     if what == "wait":
@@ -32,6 +34,10 @@ async def _answer(job: Job | None, order: dict[str, Any]) -> tuple[Job | None, A
         assert job._wire.transport is not None
         job._wire.transport.write(order["text"].encode())
         return job, None
+    if what == "end_part":
+        kept = order.pop("keep_sessions")
+        left = await job.end_part(lambda one: one.sid not in kept, **order)
+        return job, [one.pid for one in left]
     report = await (job.end(**order) if what == "end" else job.ended())
     return job, report.to_json()
 
