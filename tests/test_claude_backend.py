@@ -29,7 +29,7 @@ from tests.harness.engines import Engine
 from tests.harness.service import Service
 from tests.harness.waiting import until
 
-pytestmark = pytest.mark.claude
+pytestmark = [pytest.mark.claude, pytest.mark.slow]
 
 Start = Callable[..., Awaitable[Running]]
 WORK = "/usr/bin/python3 -c 'import time; time.sleep(300)'"

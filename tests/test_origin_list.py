@@ -23,7 +23,7 @@ from tests.harness.service import Service
 from tests.harness.stage import Account
 from tests.harness.waiting import until
 
-pytestmark = pytest.mark.cross_account
+pytestmark = [pytest.mark.cross_account, pytest.mark.slow]
 
 Event = dict[str, Any]
 TIMEOUT = 60.0  # seconds

@@ -33,6 +33,8 @@ from tests.harness.service import Service
 from tests.harness.stage import Account
 from tests.harness.waiting import until
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Awaitable[Running]]
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -290,7 +292,6 @@ async def test_a_silent_model_times_out_and_the_backend_goes_on(start: Start) ->
         assert text(await collect(backend, "two")) == "back"
 
 
-@pytest.mark.slow
 async def test_lines_of_megabytes_come_through(start: Start) -> None:
     long = "x" * 3_000_000
     async with OfflineModel(Script([Turn(Say(long))])) as model:
