@@ -56,14 +56,15 @@ class Approvals:
         else:
             return answer
         finally:
-            del self._open[approval.approval_id]
+            if (one := self._open.get(approval.approval_id)) is not None and one.future is future:
+                del self._open[approval.approval_id]
             turn.put(ApprovalClosed(approval.approval_id, decision))
             turn.resume_clock()
 
     def answer(self, approval_id: str, answer: Answer) -> bool:
         """Hand an answer to whoever waits for it; False if nobody does."""
         one = self._open.get(approval_id)
-        if one is None or one.future.done():
+        if one is None or one.turn.over or one.future.done():
             return False
         one.future.set_result(Answer(_allowed(answer.decision, one.approval.decisions), answer.answers))
         return True

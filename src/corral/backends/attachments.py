@@ -50,7 +50,9 @@ async def read_input(message: Input) -> Message:
         raise InputError(f"{reason}: put it into a file and attach that")
     if len(message.images) > MAX_IMAGES:
         raise InputError(f"the message has {len(message.images)} pictures, and {MAX_IMAGES} are allowed")
-    images = await asyncio.to_thread(lambda: tuple(_read_image(path) for path in message.images))
+    images: tuple[Image, ...] = ()
+    if message.images:  # the threads are few, and those that end parts of trees may be stuck in a sudo
+        images = await asyncio.to_thread(lambda: tuple(_read_image(path) for path in message.images))
     if sum(len(image.data) for image in images) > MAX_ALL_IMAGES * 4 / 3:  # base64
         raise InputError(
             f"the pictures are larger than {MAX_ALL_IMAGES // 1024 // 1024} MiB together: send fewer at once"
@@ -61,6 +63,11 @@ async def read_input(message: Input) -> Message:
 def _with_files(message: Input) -> str:
     if not message.files:
         return message.text
+    for path in message.files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the name of the file {str(path)!r} is no UTF-8: rename it") from None
     names = "\n".join(f"- {path.absolute()}" for path in message.files)
     return f"{message.text}\n\nAttached files:\n{names}".lstrip()
 

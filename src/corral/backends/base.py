@@ -329,6 +329,7 @@ class Backend(Protocol):
     async def interrupt(self, reason: str = "stopped on request") -> bool:
         """End the running turn and what it started, and keep the conversation; False if no turn ran.
 
+        A turn that the engine began of itself counts.
         Returns when the turn has ended. The backend stays, except where the engine does not obey in time: then the
         backend is ended (`gone` says so), and another one goes on with the conversation.
         """

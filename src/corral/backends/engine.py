@@ -57,6 +57,10 @@ class EngineKind(Protocol):
 class Engine(Protocol):
     """The wire of one process. One turn is held at a time; its interruption and an ending may come together."""
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a turn runs that the engine began of itself, or none that is known."""
+
     async def read(self) -> None:
         """Read and sort what the engine writes, until it ends its output. Its owner holds it as a task."""
 
@@ -73,8 +77,8 @@ class Engine(Protocol):
     async def steer(self, turn: Turn, message: Message) -> bool:
         """Fold the message into the turn; False if the engine would not. Raises TimeoutError, BackendError."""
 
-    async def interrupt(self, turn: Turn) -> None:
-        """Ask for the end of the turn; it comes by `read`. Asked again while it does not."""
+    async def interrupt(self, turn: Turn | None) -> None:
+        """Ask for the end of the turn (None: of the engine's own); it comes by `read`. Asked again until it does."""
 
     async def clean(self, *, everything: bool) -> None:
         """End what the last turn left running, or every turn. Raises TimeoutError, BackendError."""

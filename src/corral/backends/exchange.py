@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Coroutine, Hashable
 from typing import Any
@@ -29,7 +30,7 @@ class Exchange:
     async def send(self, message: object) -> None:
         """Write one line. Raises ConnectionEndedError if the engine does not take it."""
         try:
-            self._writer.write(msgspec.json.encode(message) + b"\n")
+            self._writer.write(_line(message))
             async with asyncio.timeout(WRITE_TIMEOUT):
                 await self._writer.drain()
         except TimeoutError as error:
@@ -84,3 +85,10 @@ class Exchange:
         """Wait for the cancelled answers to be gone, `timeout` seconds at the most."""
         if self._answering:
             await asyncio.wait(list(self._answering.values()), timeout=timeout)
+
+
+def _line(message: object) -> bytes:
+    try:
+        return msgspec.json.encode(message) + b"\n"
+    except UnicodeEncodeError:  # half a surrogate pair, as in a file name that is no UTF-8
+        return json.dumps(message, ensure_ascii=False).encode(errors="replace") + b"\n"

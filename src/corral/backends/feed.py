@@ -40,6 +40,7 @@ class TurnFeed:
         self._events: deque[TurnEvent] = deque()
         self._early: list[TurnEvent] = []
         self._tools: dict[str, ToolStarted] = {}
+        self._ended: set[str] = set()
         self._approvals: set[str] = set()
         self._arrived = asyncio.Event()
         self._parts: list[str] = []
@@ -74,10 +75,13 @@ class TurnFeed:
         """Whether the event goes with what is open; note what it opens and closes."""
         match event:
             case ToolStarted():
-                if event.tool_id in self._tools:
+                if event.tool_id in self._tools or event.tool_id in self._ended:
                     return False
                 self._tools[event.tool_id] = event
             case ToolEnded():
+                if event.tool_id in self._ended:
+                    return False
+                self._ended.add(event.tool_id)
                 if self._tools.pop(event.tool_id, None) is None:
                     self._add(ToolStarted(event.tool_id, event.kind, event.title))
             case ToolOutput():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from corral.backends.base import ApprovalRequested, Ask, Question
+from corral.backends.base import ApprovalRequested, Question
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from corral.backends.engine import Host
 
 TRUE, FALSE = "yes", "no"
 WORDS_FOR_TRUE = {"yes", "y", "true", "1", "on"}
@@ -20,21 +20,23 @@ class FormError(Exception):
 
 
 async def elicit(
-    ask: Ask, key: str, *, server: str, message: str, schema: object = None, url: str = ""
+    host: Host, key: str, *, server: str, message: str, schema: object = None, url: str = ""
 ) -> dict[str, Any]:
-    """Have the person fill in a form, or open a link; the answer as MCP has it. An answer that does not fit is a no."""
+    """Have the person fill in a form, or open a link; the answer as MCP has it. An answer that does not fit is a no,
+    and a notice says why.
+    """
     reason = f"the MCP server {server} asks"
     declined = {"action": "decline", "content": None}
     if url:
-        given = await ask(ApprovalRequested(key, "link", url, f"{reason}: {message}"))
+        given = await host.ask(ApprovalRequested(key, "link", url, f"{reason}: {message}"))
         return {"action": "accept", "content": None} if given.decision == "accept" else declined
-    given = await ask(ApprovalRequested(key, "question", message, reason, questions=questions(schema)))
+    given = await host.ask(ApprovalRequested(key, "question", message, reason, questions=questions(schema)))
     if given.decision != "accept":
         return declined
     try:
         return {"action": "accept", "content": content(schema, given.answers)}
     except FormError as error:
-        log.info("the answer to %s was not taken: %s", server, error)
+        host.notice(f"the answer to {server} was not sent: {error}")
         return declined
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ if TYPE_CHECKING:
 
 MAX_LINE = 64 * 1024 * 1024  # bytes; a longer line is dropped, and the stream goes on behind it
 READ_SIZE = 64 * 1024  # bytes
+# JavaScript writes half a surrogate pair as it is; msgspec then refuses the whole line, be it the end of a turn.
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class TooLong(int):
@@ -33,7 +37,7 @@ async def read_lines(reader: asyncio.StreamReader, *, max_line: int = MAX_LINE) 
             line = b"".join([*parts, piece]).strip() if size <= max_line else TooLong(size)
             parts, length = [], 0
             if line:
-                yield line
+                yield line if isinstance(line, TooLong) else readable(line)
         length += len(rest)
         if length > max_line:
             parts.clear()  # memory stays bounded; `length` remembers that this line is too long
@@ -41,4 +45,18 @@ async def read_lines(reader: asyncio.StreamReader, *, max_line: int = MAX_LINE) 
             parts.append(rest)
     line = b"".join(parts).strip() if length <= max_line else TooLong(length)
     if line:
-        yield line
+        yield line if isinstance(line, TooLong) else readable(line)
+
+
+def readable(line: bytes) -> bytes:
+    """The line with U+FFFD or "?" for what is no Unicode; as it is, where that is not its fault."""
+    try:
+        line.decode()
+        if SURROGATE.search(line) is None:
+            return line
+    except UnicodeDecodeError:
+        pass
+    try:
+        return json.dumps(json.loads(line.decode(errors="replace")), ensure_ascii=False).encode(errors="replace")
+    except (ValueError, RecursionError):
+        return line

@@ -85,8 +85,8 @@ class RpcConnection:
                     continue
                 try:
                     message = decoder.decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    log.warning("skipped a line that is no message: %s: %.200r", error, line)
+                except (ValueError, OverflowError, RecursionError) as error:
+                    log.warning("skipped a line of %d bytes that is no message: %s", len(line), error)
                     continue
                 self._dispatch(message)
         finally:

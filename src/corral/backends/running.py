@@ -105,7 +105,7 @@ class Running:
         if self._begun:
             raise BackendError("this backend was started before: make another one")
         self._begun = True
-        opening = Opening(conversation, fork, self.launch.folder())
+        opening = Opening(conversation or None, fork, self.launch.folder())
         enters = self.launch.account is None or self.kind.starts_in_workspace
         folder = opening.workspace if enters else None
         try:
@@ -156,10 +156,9 @@ class Running:
     async def interrupt(self, reason: str = "stopped on request") -> bool:
         turn = self._turn
         if turn is None or turn.over:
-            async with self._stopping:  # what a stop that is under way cleans belongs to it
-                return False
+            return await self._stop_its_own()
         turn.stop(TurnEnded("interrupted", reason))
-        await self._stop(turn)
+        await asyncio.shield(self._own(self._stop(turn)))  # a caller who is cancelled does not cut it short
         return True
 
     def answer(self, approval_id: str, answer: Answer) -> bool:
@@ -177,7 +176,10 @@ class Running:
             await self.job.end(grace=0)
 
     async def wait(self) -> BackendEnded:
-        await self._ending_begun.wait()
+        if self._begun:
+            await self._launched.wait()
+        if self._job is not None:
+            await self._ending_begun.wait()
         return await self.end()
 
     async def __aenter__(self) -> Self:
@@ -298,7 +300,7 @@ class Running:
         async with self._stopping:
             if not turn.over:
                 await self._interrupt(turn)
-            if self._gone:
+            if self._gone or self._turn is not turn:
                 return
             try:
                 async with asyncio.timeout(INTERRUPT_TIMEOUT):
@@ -306,6 +308,15 @@ class Running:
             except (BackendError, TimeoutError) as error:
                 log.warning("%s did not clean up behind the turn: %s", self.kind.name, error)
             await self._end_what_it_started()
+
+    async def _stop_its_own(self) -> bool:
+        """Stop a turn that the engine began of itself, and wait for a stop that is under way; whether there was one."""
+        async with self._stopping:
+            if self._gone or not self._engine.at_work:
+                return False
+            await self._bounded("interrupt", self._engine.interrupt(None), INTERRUPT_TIMEOUT)
+            await self._bounded("cleaning", self._engine.clean(everything=False), INTERRUPT_TIMEOUT)
+            return True
 
     async def _clean_after(self, turn: Turn) -> None:
         """The engine was told to stop the turn by itself."""
@@ -317,6 +328,8 @@ class Running:
 
         What an engine keeps, its MCP servers and helpers, shares the engine's session; commands have their own.
         """
+        if not self._before:
+            return  # nobody could be seen when the turn began, and so nobody can be told apart now
         processes = {process.identity for process in self._before}
         sessions = {process.sid for process in self._before}
         left = await self.job.end_part(lambda one: one.identity not in processes and one.sid not in sessions)
@@ -376,7 +389,10 @@ class Running:
         if self.job.returncode is not None:
             steps.done("death")
         else:
-            await self._say_goodbye(steps)
+            try:
+                await self._say_goodbye(steps)
+            except Exception:  # whatever goes wrong in a goodbye, the tree must be ended
+                log.exception("the goodbye to %s failed", self.kind.name)
         self._close_input()
         report = await self.job.end()  # bounded by the job's own ladder
         steps.done("signals")
@@ -393,6 +409,8 @@ class Running:
         if turn is not None and not turn.over:
             turn.stop(TurnEnded("interrupted", "the backend was ended"))
             await self._bounded("interrupt", self._engine.interrupt(turn), self.launch.goodbye / 3)
+        elif self._engine.at_work:
+            await self._bounded("interrupt", self._engine.interrupt(None), self.launch.goodbye / 3)
         await self._bounded("cleaning", self._engine.clean(everything=True), self.launch.goodbye / 3)
         steps.done("goodbye")
         self._close_input()

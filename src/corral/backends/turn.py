@@ -54,7 +54,8 @@ class Turn:
 
     def end(self, end: TurnEnded) -> None:
         """It is over. Where it was stopped from here, that is how it ended, unless it completed."""
-        self.feed.put(end if self.stopped is None or end.status == "completed" else self.stopped)
+        completed = end.status == "completed" and (self.stopped is None or self.stopped.status != "failed")
+        self.feed.put(end if self.stopped is None or completed else self.stopped)
         self._taken.set()
         self._ended.set()
         self._wake.set()
@@ -65,12 +66,11 @@ class Turn:
 
     def pause_clock(self) -> None:
         """An approval is open: the silence of a person is not the engine's."""
-        self._clock.approvals += 1
+        self._clock.pause()
 
     def resume_clock(self) -> None:
         """It is closed."""
-        self._clock.approvals -= 1
-        self._clock.last_life = time.monotonic()
+        self._clock.resume()
         self._wake.set()
 
     async def taken(self, timeout: float) -> str | None:
@@ -98,8 +98,23 @@ class Clock:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.approvals = 0
+        self._paused = 0.0
         self.began = self.last_life = time.monotonic()
         self._tools: dict[str, tuple[float, str]] = {}
+
+    def pause(self) -> None:
+        """An approval is open."""
+        if not self.approvals:
+            self._paused = time.monotonic()
+        self.approvals += 1
+
+    def resume(self) -> None:
+        """It is closed: what a tool waited for its leave is not its running."""
+        self.approvals -= 1
+        self.last_life = time.monotonic()
+        if not self.approvals:
+            waited = self.last_life - self._paused
+            self._tools = {key: (since + waited, title) for key, (since, title) in self._tools.items()}
 
     def note(self, event: TurnEvent) -> bool:
         """Take an event for a sign of life, if it is one; whether a deadline may have come nearer by it."""

@@ -45,8 +45,11 @@ class Approver:
                 self._open[event.approval_id] = event
             else:
                 self._decide(event.approval_id, Answer("decline"))
-        elif isinstance(event, ApprovalClosed) and self._open.pop(event.approval_id, None) is not None:
-            self._answers.clear()
+        elif isinstance(event, ApprovalClosed):
+            oldest = next(iter(self._open), None)
+            self._open.pop(event.approval_id, None)
+            if event.approval_id == oldest:
+                self._answers.clear()
 
     def answer(self, line: str) -> bool:
         """Take a line for an answer, if something is asked and the line answers it."""

@@ -58,7 +58,7 @@ class Conversation:
         self._changing = asyncio.Lock()
         self._opening: asyncio.Task[Backend] | None = None
         self._ending: Backend | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watchers: set[asyncio.Task[None]] = set()
         self._opened = 0.0
         self._resumable: str | None = None
         self._shown = asyncio.Event()
@@ -251,7 +251,9 @@ class Conversation:
         self._opened = time.monotonic()
         self.conversation_id = self.backend.started.conversation
         self._front.show(self.backend.started)
-        self._watching = asyncio.get_running_loop().create_task(self._watch(self.backend))
+        watcher = asyncio.get_running_loop().create_task(self._watch(self.backend))
+        self._watchers.add(watcher)  # it is over when its backend is
+        watcher.add_done_callback(self._watchers.discard)
 
     async def _watch(self, backend: Backend) -> None:
         """Show the end of a backend that ends by itself, also between turns. It is over when the backend is."""
@@ -267,8 +269,9 @@ class Conversation:
             return await self._open_backend(self._resumable)
         except ResumeError as error:
             self._notice(f"{error}; this is a new one")
+            backend = await self._open_backend(None)
             self.tokens, self._resumable = 0, None
-            return await self._open_backend(None)
+            return backend
 
     async def _end(self) -> None:
         """End the backend, under the lock, and show its report behind the end of its turn."""

@@ -19,17 +19,23 @@ def end_part(reaper: int, user: str, choose: Callable[[Process], bool], *, grace
     follow can escape it; the end of the whole job does not let that one go.
     """
     signaller = signals.Signaller(procfs, person=account_uid(user))
+    identity = (reaper, procfs.start_time(reaper))
     began = time.monotonic()
+    killed = False
     pause = _PAUSE_FIRST
     asked: set[Identity] = set()
     while True:
+        if procfs.start_time(reaper) != identity[1]:
+            return []  # the job has ended meanwhile, and its pid may be another's
         left = [process for process in procfs.tree_of(reaper) if process.living and choose(process)]
         now = time.monotonic() - began
-        if not left or now >= grace + kill:
+        # A call of sudo can take all the time there is: nobody is given up without a KILL.
+        if not left or (now >= grace + kill and killed):
             return left
         spared = signals.spare_sudo(left)
         if now >= grace:
             signaller.send(signal.SIGKILL, spared)
+            killed = True
         elif new := [process for process in spared if process.identity not in asked]:
             asked.update(process.identity for process in new)
             signaller.send(signal.SIGTERM, new)

@@ -49,8 +49,8 @@ class ControlConnection:
                     continue
                 try:
                     self._dispatch(heads.decode(line), line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    log.warning("skipped a line that is not as expected: %s: %.200r", error, line)
+                except (ValueError, OverflowError, RecursionError) as error:
+                    log.warning("skipped a line of %d bytes that is not as expected: %s", len(line), error)
         finally:
             self.exchange.close()
 
@@ -93,7 +93,7 @@ class ControlConnection:
         except RefusedError as error:
             reply = {"subtype": "error", "error": str(error)}
         except Exception as error:  # noqa: BLE001 - whatever fails in answering, claude waits until it is answered
-            log.warning("could not answer %.200r: %r", bytes(request.request), error)
+            log.warning("could not answer a request of claude's: %r", error)
             reply = {"subtype": "error", "error": "the client could not answer"}
         try:
             await self.exchange.send(

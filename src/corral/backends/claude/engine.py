@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TELLS_OF_MESSAGES = "msg_lifecycle_v1"  # the capability to say what becomes of each message
+OPEN_TIMEOUT = 120.0  # seconds; whoever starts the engine waits for less
 TELL_FROM = ("allowed_warning", "rejected")  # the states of a rate limit that matter
 NOTE_LENGTH = 500  # characters of what claude said in a turn that nobody asked for
 
@@ -41,16 +42,23 @@ class ClaudeEngine:
         self._model = model
         self._chosen: dict[str, str] = {}
         self._session = ""
+        self._at_work = False
         self._sorter: Sorter | None = None
         self._tasks: set[str] = set()
         self._earlier_tasks: set[str] = set()
+
+    @property
+    def at_work(self) -> bool:
+        return self._at_work
 
     async def read(self) -> None:
         await self._connection.run()
 
     async def open(self, opening: Opening) -> Opened:
         try:
-            self._known = _decode(await self._connection.request("initialize", hooks=None), wire.Initialized)
+            self._known = _decode(
+                await self._connection.request("initialize", OPEN_TIMEOUT, hooks=None), wire.Initialized
+            )
         except RefusedError as error:
             raise BackendError(f"claude did not start: {error}") from error
         # Its session id claude tells with the first turn, and that of a copy is another one.
@@ -67,23 +75,25 @@ class ClaudeEngine:
             await self._choose("effort", choices.effort, "apply_flag_settings", settings=settings)
         if choices.mode is not None:
             await self._choose("mode", choices.mode, "set_permission_mode", mode=choices.mode)
+        if turn.stopped:
+            raise RefusedError("it was stopped before it was handed over")
         self._earlier_tasks = set(self._tasks)
         tells = TELLS_OF_MESSAGES in self._known.capabilities
         sorter = self._sorter = Sorter(turn, tells_of_messages=tells)
         await self._connection.say(sorter.message_id, _as_content(message))
 
     async def steer(self, turn: Turn, message: Message) -> bool:  # noqa: ARG002 - there is one turn at a time
-        if self._sorter is None:
-            return False
+        if self._sorter is None or TELLS_OF_MESSAGES not in self._known.capabilities:
+            return False  # without word of it nobody would know which turn answers it
         message_id = self._sorter.add()
         try:
             await self._connection.say(message_id, _as_content(message))
-        except BackendError:
+        except BaseException:
             self._sorter.forget(message_id)
             raise
         return True
 
-    async def interrupt(self, turn: Turn) -> None:  # noqa: ARG002 - there is one turn at a time
+    async def interrupt(self, turn: Turn | None) -> None:  # noqa: ARG002 - there is one turn at a time
         try:
             await self._connection.request("interrupt", cancel_queued=True)
         except RefusedError as error:
@@ -92,7 +102,10 @@ class ClaudeEngine:
     async def clean(self, *, everything: bool) -> None:
         """Stop the commands in the background, which an interrupt does not touch."""
         for task in self._tasks - (set() if everything else self._earlier_tasks):
-            await self._connection.request("stop_task", task_id=task)
+            try:
+                await self._connection.request("stop_task", task_id=task)
+            except RefusedError as error:
+                log.info("a task in the background was not stopped: %s", error)
 
     def close(self) -> None:
         self._connection.exchange.close()
@@ -110,12 +123,14 @@ class ClaudeEngine:
         match head.type, head.subtype:
             case "system", "init":
                 self._session = msgspec.json.decode(line, type=wire.Init).session_id
+                self._at_work = True
             case "system", "background_tasks_changed":
                 self._tasks = {task.task_id for task in msgspec.json.decode(line, type=wire.Tasks).tasks}
             case "rate_limit_event", _:
                 self._on_rate_limit(msgspec.json.decode(line, type=wire.RateLimitLine).rate_limit_info)
             case "result", _:
-                self._on_result(msgspec.json.decode(line, type=wire.Result))
+                self._at_work = False
+                self._on_result(_read_result(line))
         if self._sorter is not None:
             self._sorter.take(head, line)
 
@@ -124,10 +139,11 @@ class ClaudeEngine:
 
     async def on_request(self, request_id: str, request: msgspec.Raw) -> object:
         declined = self._sorter.declined if self._sorter is not None else set()
-        return await permissions.answer(request_id, request, self._host.ask, declined)
+        return await permissions.answer(request_id, request, self._host, declined)
 
     async def _choose(self, what: str, value: str, subtype: str, **fields: Any) -> None:
-        if self._chosen.get(what) != value:
+        # The mode may have been changed from elsewhere: by an approval for the session, by leaving plan mode.
+        if what == "mode" or self._chosen.get(what) != value:
             await self._connection.request(subtype, **fields)
             self._chosen[what] = value
 
@@ -149,6 +165,18 @@ class ClaudeEngine:
             else ""
         )
         self._host.notice(f"claude: the account's limit{which} {what}{when}")
+
+
+def _read_result(line: bytes) -> wire.Result:
+    """The end of a turn, whatever has become of what does not end it."""
+    try:
+        return msgspec.json.decode(line, type=wire.Result)
+    except msgspec.DecodeError as error:
+        log.warning("a result is not as expected: %s", error)
+        end = msgspec.json.decode(line, type=wire.ResultEnd)
+        return wire.Result(
+            is_error=end.is_error, result=end.result, user_message_uuids=end.user_message_uuids, origin=end.origin
+        )
 
 
 def _as_content(message: Message) -> str | list[dict[str, Any]]:

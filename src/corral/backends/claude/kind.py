@@ -44,12 +44,13 @@ class Claude:
     def argv(self, opening: Opening) -> list[str]:
         argv = [*self.command, *STREAM_JSON]
         if opening.conversation is not None:
-            argv += ["--resume", opening.conversation, *(["--fork-session"] if opening.fork else [])]
+            # Behind an "=": claude takes a value that begins with "-" for an option otherwise.
+            argv += [f"--resume={opening.conversation}", *(["--fork-session"] if opening.fork else [])]
         if self.model is not None:
-            argv += ["--model", self.model]
+            argv.append(f"--model={self.model}")
         if self.permission_mode is not None:
-            argv += ["--permission-mode", self.permission_mode]
-        return [*argv, "--settings", self.settings] if self.settings else argv
+            argv.append(f"--permission-mode={self.permission_mode}")
+        return [*argv, f"--settings={self.settings}"] if self.settings else argv
 
     def refuses(self, opening: Opening, last_words: str) -> bool:
         return opening.conversation is not None and any(words in last_words for words in UNKNOWN_CONVERSATION)

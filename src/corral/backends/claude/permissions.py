@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,12 +11,15 @@ from corral.backends.base import ApprovalRequested, Ask, Question
 from corral.backends.claude import tools, wire
 from corral.backends.errors import RefusedError
 
+if TYPE_CHECKING:
+    from corral.backends.engine import Host
+
 DECLINED = "The person declined this."
 QUESTIONS = "AskUserQuestion"
 ACCEPTED = ("accept", "accept_for_session")
 
 
-async def answer(request_id: str, request: msgspec.Raw, ask: Ask, declined: set[str]) -> object:
+async def answer(request_id: str, request: msgspec.Raw, host: Host, declined: set[str]) -> object:
     """The answer to a control request; RefusedError for one that is not known here.
 
     The tools that were not allowed are added to `declined`.
@@ -25,14 +28,14 @@ async def answer(request_id: str, request: msgspec.Raw, ask: Ask, declined: set[
         case "can_use_tool":
             wanted = msgspec.json.decode(request, type=wire.CanUseTool)
             answer_it = _answer_questions if wanted.tool_name == QUESTIONS else _answer_tool
-            decided = await answer_it(request_id, wanted, ask)
+            decided = await answer_it(request_id, wanted, host.ask)
             if decided["behavior"] == "deny":
                 declined.add(wanted.tool_use_id)
             return decided
         case "elicitation":
             wanted_form = msgspec.json.decode(request, type=wire.Elicitation)
             return await forms.elicit(
-                ask,
+                host,
                 request_id,
                 server=wanted_form.mcp_server_name,
                 message=wanted_form.message,

@@ -33,6 +33,7 @@ class Sorter:
         self._streamed = 0
         self._said = False
         self._failure = ""
+        self._last_end: TurnEnded | None = None
         self._filled = 0
         self._stream = msgspec.json.Decoder(wire.StreamLine)
         self._known: dict[str, Callable[[bytes], None]] = {
@@ -79,7 +80,7 @@ class Sorter:
         else:
             self._open.clear()
         self._turn.put(_usage(result, self._filled))
-        end = self._end(result)
+        end = self._last_end = self._end(result)
         if self._open and not self._turn.stopped:
             # A message that came too late to be folded in has a turn of its own, which belongs to this one.
             if end.reason:
@@ -107,6 +108,8 @@ class Sorter:
             self._open.discard(note.command_uuid)
             if note.command_uuid == self.message_id:
                 self._turn.end(TurnEnded("interrupted", "claude did not take the message up"))
+            elif not self._open and self._last_end is not None:
+                self._turn.end(self._last_end)
 
     def _on_init(self, _: bytes) -> None:
         if not self._tells_of_messages:

@@ -223,6 +223,15 @@ class Result(Wire):
     origin: Origin | None = None
 
 
+class ResultEnd(Wire):
+    """As much of a result as ends a turn."""
+
+    is_error: bool = False
+    result: str | None = None
+    user_message_uuids: list[str] | None = None
+    origin: Origin | None = None
+
+
 class RateLimit(Wire):
     """What is left of an account's limit; `resets_at` is in seconds since 1970."""
 

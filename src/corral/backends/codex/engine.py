@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WARNINGS = ("warning", "guardianWarning", "configWarning", "deprecationNotice")
+# What codex says of a thread that it does not know (0.125 to 0.169); anything else may be mended.
+UNKNOWN_CONVERSATION = ("no rollout found", "invalid thread id", "invalid session id")
+OPEN_TIMEOUT = 120.0  # seconds; whoever starts the engine waits for less
 INTERRUPT_ANSWER = 1.0  # seconds
 # Of no use here, and sent for every change of a file.
 UNUSED_NOTIFICATIONS = ("command/exec/outputDelta", "item/fileChange/outputDelta", "turn/diff/updated")
@@ -47,8 +51,13 @@ class CodexEngine:
         self._host = host
         self._rpc = RpcConnection(reader, writer, self)
         self._thread = ""
+        self._nonce = uuid.uuid4().hex[:12]
         self._efforts: set[str] | None = None
         self._sorter: Sorter | None = None
+
+    @property
+    def at_work(self) -> bool:
+        return False
 
     async def read(self) -> None:
         await self._rpc.run()
@@ -58,7 +67,8 @@ class CodexEngine:
         # experimentalApi: thread/backgroundTerminals/clean is part of it.
         capabilities = {"experimentalApi": True, "optOutNotificationMethods": list(UNUSED_NOTIFICATIONS)}
         try:
-            await self._rpc.request("initialize", {"clientInfo": client, "capabilities": capabilities})
+            params = {"clientInfo": client, "capabilities": capabilities}
+            await self._rpc.request("initialize", params, timeout=OPEN_TIMEOUT)
             await self._rpc.notify("initialized")
             opened = await self._open_thread(opening)
         except RequestError as error:
@@ -69,6 +79,8 @@ class CodexEngine:
     async def begin(self, turn: Turn, message: Message, choices: Choices) -> None:
         if choices.effort is not None:
             await self._check_effort(choices.effort)
+        if turn.stopped:
+            raise RefusedError("it was stopped before it was handed over")
         # Before the reply names the turn, what follows it may have come already: the sorter keeps it.
         counted = self._sorter.counted if self._sorter is not None else 0
         sorter = self._sorter = Sorter(self._thread, turn, counted)
@@ -93,8 +105,8 @@ class CodexEngine:
             return False
         return True
 
-    async def interrupt(self, turn: Turn) -> None:
-        if turn.id is None:
+    async def interrupt(self, turn: Turn | None) -> None:
+        if turn is None or turn.id is None:
             return
         try:
             params = {"threadId": self._thread, "turnId": turn.id}
@@ -129,7 +141,7 @@ class CodexEngine:
                     self._host.notice(warning)
             elif self._sorter is not None:
                 self._sorter.take(method, params)
-        except msgspec.DecodeError as error:
+        except (ValueError, OverflowError, RecursionError) as error:
             log.warning("skipped a %s that is not as expected: %s", method, error)
 
     def on_too_long(self, size: int) -> None:
@@ -137,7 +149,9 @@ class CodexEngine:
 
     async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
         title_of = self._sorter.title_of if self._sorter is not None else str
-        return await requests.answer(request_id, method, params, self._host.ask, title_of)
+        # Codex counts from 0 in every process: a late answer to an earlier one must not fit.
+        key = f"{self._nonce}-{request_id!r}"
+        return await requests.answer(key, method, params, self._host, title_of)
 
     async def _check_effort(self, effort: str) -> None:
         """From 0.140 on codex hands any word on to the model. Raises RefusedError."""
@@ -154,14 +168,15 @@ class CodexEngine:
     async def _open_thread(self, opening: Opening) -> wire.ThreadOpened:
         params = {"cwd": opening.workspace, **self._settings}
         if opening.conversation is None:
-            return _decode(await self._rpc.request("thread/start", params), wire.ThreadOpened)
+            return _decode(await self._rpc.request("thread/start", params, timeout=OPEN_TIMEOUT), wire.ThreadOpened)
         method = "thread/fork" if opening.fork else "thread/resume"
         params = {"threadId": opening.conversation, "excludeTurns": True, **params}
         try:
-            return _decode(await self._rpc.request(method, params), wire.ThreadOpened)
+            return _decode(await self._rpc.request(method, params, timeout=OPEN_TIMEOUT), wire.ThreadOpened)
         except RequestError as error:
             reason = f"codex cannot go on with the conversation {opening.conversation}: {error.reason}"
-            raise ResumeError(reason) from error
+            unknown = any(words in error.reason for words in UNKNOWN_CONVERSATION)
+            raise (ResumeError if unknown else BackendError)(reason) from error
 
 
 def _as_input(message: Message) -> list[dict[str, Any]]:

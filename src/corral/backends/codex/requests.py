@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,7 +12,10 @@ from corral.backends import forms
 from corral.backends.base import ApprovalRequested, Ask, Decision, Question
 from corral.backends.codex import wire
 from corral.backends.errors import RequestError
-from corral.backends.rpc import METHOD_NOT_FOUND, RequestId
+from corral.backends.rpc import METHOD_NOT_FOUND
+
+if TYPE_CHECKING:
+    from corral.backends.engine import Host
 
 # Corral's word for each decision, and codex's two.
 CODEX_WORDS: dict[Decision, str] = {
@@ -30,14 +33,13 @@ LEGACY_WORDS: dict[Decision, Any] = {
 ALL_DECISIONS: tuple[Decision, ...] = ("accept", "accept_for_session", "decline", "cancel")
 
 
-async def answer(
-    request_id: RequestId, method: str, params: msgspec.Raw, ask: Ask, title_of: Callable[[str], str]
-) -> object:
+async def answer(key: str, method: str, params: msgspec.Raw, host: Host, title_of: Callable[[str], str]) -> object:
     """The answer to a request of codex; RequestError for one that is not known here.
 
+    `key` is the approval's id.
     `title_of`: what the item with an id is called, which codex tells only when the item begins.
     """
-    key = str(request_id)
+    ask = host.ask
     match method:
         case "item/commandExecution/requestApproval":
             return await _answer_command(key, msgspec.json.decode(params, type=wire.CommandApproval), ask)
@@ -50,7 +52,7 @@ async def answer(
         case "item/tool/requestUserInput":
             return await _answer_questions(key, msgspec.json.decode(params, type=wire.Questions), ask)
         case "mcpServer/elicitation/request":
-            return await _answer_elicitation(key, msgspec.json.decode(params, type=wire.Elicitation), ask)
+            return await _answer_elicitation(key, msgspec.json.decode(params, type=wire.Elicitation), host)
         case "currentTime/read":
             return {"currentTimeAt": int(time.time())}
         case "item/tool/call":
@@ -111,15 +113,15 @@ async def _answer_questions(key: str, params: wire.Questions, ask: Ask) -> objec
     return {"answers": {name: {"answers": list(said)} for name, said in given.answers.items() if name in known}}
 
 
-async def _answer_elicitation(key: str, params: wire.Elicitation, ask: Ask) -> object:
+async def _answer_elicitation(key: str, params: wire.Elicitation, host: Host) -> object:
     if params.meta is not None and params.meta.codex_approval_kind == "mcp_tool_call":
-        return await _answer_mcp_tool(key, params, params.meta, ask)
+        return await _answer_mcp_tool(key, params, params.meta, host.ask)
     if params.mode not in ("form", "url"):
         # The vendor's own modes want what only the vendor's own client has.
         return {"action": "decline", "content": None}
     url = params.url if params.mode == "url" else ""
     return await forms.elicit(
-        ask, key, server=params.server_name, message=params.message, schema=params.requested_schema, url=url
+        host, key, server=params.server_name, message=params.message, schema=params.requested_schema, url=url
     )
 
 

@@ -30,8 +30,8 @@ class ThreadOpened(Wire):
 class TurnError(Wire):
     """Why a turn failed."""
 
-    message: str
-    additional_details: str | None = None
+    message: str = ""
+    additional_details: Any = None
 
 
 class Turn(Wire):
