@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from corral.backends.approvals import Approvals
@@ -42,6 +43,9 @@ TASKS_TIMEOUT = 5.0  # seconds for the backend's own tasks to be gone, once the 
 MOST_NOTICES = 500  # that are remembered as told
 # A `break` out of `async for` lets go of the turn, but the loop closes the generator only some rounds later.
 LOOP_ROUNDS = 5
+# Looks at the process table take as long as the trees are large, and a hundred backends may want one at once: they are
+# taken beside the event loop, one at a time. The loop's own executor may be taken up for seconds, by `end_part` too.
+LOOKING = ThreadPoolExecutor(1, thread_name_prefix="corral-look")
 
 
 class Running:
@@ -255,8 +259,9 @@ class Running:
         async with self._stopping:
             if self.busy:
                 raise TurnRunningError("a turn is running: interrupt it, or wait for its end")
+            before = () if self._gone else await self._look()
             turn = self._turn = Turn(limits)
-            self._before = () if self._gone else self.tree()
+            self._before = before
         return turn
 
     async def _hand_over(self, turn: Turn, message: Message, choices: Choices) -> None:
@@ -385,9 +390,10 @@ class Running:
         return self._ending
 
     async def _end(self) -> BackendEnded:
-        steps = _Steps(self.tree)
+        steps = _Steps(self._look)
+        await steps.begin()
         if self.job.returncode is not None:
-            steps.done("death")
+            await steps.done("death")
         else:
             try:
                 await self._say_goodbye(steps)
@@ -395,7 +401,7 @@ class Running:
                 log.exception("the goodbye to %s failed", self.kind.name)
         self._close_input()
         report = await self.job.end()  # bounded by the job's own ladder
-        steps.done("signals")
+        await steps.done("signals")
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=TASKS_TIMEOUT)
         for task in self._tasks:
@@ -412,10 +418,10 @@ class Running:
         elif self._engine.at_work:
             await self._bounded("interrupt", self._engine.interrupt(None), self.launch.goodbye / 3)
         await self._bounded("cleaning", self._engine.clean(everything=True), self.launch.goodbye / 3)
-        steps.done("goodbye")
+        await steps.done("goodbye")
         self._close_input()
         await self._bounded("exit", self.job.wait(), deadline - time.monotonic())
-        steps.done("end_of_input")
+        await steps.done("end_of_input")
 
     async def _bounded(self, what: str, work: Awaitable[object], seconds: float) -> None:
         try:
@@ -427,6 +433,9 @@ class Running:
     def _close_input(self) -> None:
         assert self.job.stdin is not None
         self.job.stdin.close()
+
+    async def _look(self) -> Sequence[Process]:
+        return await asyncio.get_running_loop().run_in_executor(LOOKING, self.tree)
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -446,18 +455,23 @@ class Running:
 class _Steps:
     """Which step of an ending ended what, as far as two looks at the tree tell."""
 
-    def __init__(self, tree: Any) -> None:
+    def __init__(self, look: Callable[[], Awaitable[Sequence[Process]]]) -> None:
         self.all: list[Step] = []
-        self._tree = tree
-        self._there = self._look()
+        self._look = look
+        self._there: dict[tuple[int, int], str] = {}
+        self._since = 0.0
+
+    async def begin(self) -> None:
+        """The first step begins."""
+        self._there = await self._names()
         self._since = time.monotonic()
 
-    def done(self, name: StepName) -> None:
+    async def done(self, name: StepName) -> None:
         """A step is over."""
-        now, there = time.monotonic(), self._look()
+        now, there = time.monotonic(), await self._names()
         ended = tuple(comm for identity, comm in self._there.items() if identity not in there)
         self.all.append(Step(name, round(now - self._since, 3), ended))
         self._there, self._since = there, now
 
-    def _look(self) -> dict[tuple[int, int], str]:
-        return {process.identity: process.comm for process in self._tree()}
+    async def _names(self) -> dict[tuple[int, int], str]:
+        return {process.identity: process.comm for process in await self._look()}
