@@ -36,7 +36,7 @@ check:
 	$(BIN)/lint-imports
 
 bench:
-	@sh tools/env.sh dev codex
+	@sh tools/env.sh dev codex bench
 	@test -d bench || { echo "there is no bench folder in this tree yet" >&2; exit 1; }
 	@$(BIN)/python -m bench $(ARGS)
 

@@ -11,7 +11,7 @@ from bench.figures import Section
 from bench.keeper import run_below_keeper
 
 RESULTS = Path(__file__).with_name("results.json")
-PARTS = ("ending", "starting", "memory", "large", "calls", "reading")
+PARTS = ("ending", "starting", "memory", "large", "calls", "reading", "streaming", "crowd", "first-word")
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,35 @@ class Scale:
     starts: int = 25
     weighs: int = 3
     reads: int = 9
+    deltas: int = 20_000
+    streams: int = 9
+    crowds: tuple[int, ...] = (1, 10, 50, 200)
+    crowd_rounds: int = 5
+    endings: int = 3
+    words: int = 7
 
 
-QUICK = Scale(sizes=(0, 1_000), rounds=2, large=150, large_rounds=1, starts=5, weighs=1, reads=3)
+QUICK = Scale(
+    sizes=(0, 1_000),
+    rounds=2,
+    large=150,
+    large_rounds=1,
+    starts=5,
+    weighs=1,
+    reads=3,
+    deltas=4_000,
+    streams=2,
+    crowds=(1, 10),
+    crowd_rounds=1,
+    endings=1,
+    words=1,
+)
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Corral beside what it replaces.")
-    parser.add_argument("--quick", action="store_true", help="a small version, in less than a minute")
+    parser.add_argument("--quick", action="store_true", help="a small version, in two minutes")
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     parser.add_argument("--only", action="append", choices=PARTS, help="measure this part only (may be repeated)")
     return parser.parse_args()
@@ -42,7 +62,7 @@ def arguments() -> argparse.Namespace:
 def main(chosen: argparse.Namespace, keeper: int) -> int:
     """Measure, print, write results.json."""
     # Only below the keeper: they bring a good deal along, which the keeper has no use for.
-    from bench import ending, output, reading, starting
+    from bench import crowd, ending, firstword, output, reading, starting, streaming
     from bench.ground import Ground, say
 
     scale = QUICK if chosen.quick else Scale()
@@ -55,6 +75,9 @@ def main(chosen: argparse.Namespace, keeper: int) -> int:
         "large": lambda: ending.large_section(ground, scale.large, scale.large_rounds),
         "calls": lambda: ending.sudo_calls_section(ground, scale.large),
         "reading": lambda: reading.reading_section(ground, scale.sizes, scale.reads),
+        "streaming": lambda: streaming.streaming_section(ground, scale.deltas, scale.streams),
+        "crowd": lambda: crowd.crowd_section(ground, scale.crowds, scale.deltas, scale.crowd_rounds, scale.endings),
+        "first-word": lambda: firstword.first_word_section(ground, scale.words),
     }
     wanted = [name for name in chosen.only or PARTS if ground.lacking is None or name not in {"ending", "calls"}]
     try:

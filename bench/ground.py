@@ -35,8 +35,12 @@ class Lines:
     def exchange(self, line: str) -> str:
         """Give a line and return the answer."""
         assert self._program.stdin is not None
-        assert self._program.stdout is not None
         self._program.stdin.write(line.encode() + b"\n")
+        return self.read_line(line)
+
+    def read_line(self, line: str = "its start") -> str:
+        """Return the next line that it writes: the answer to `line`."""
+        assert self._program.stdout is not None
         handle, deadline = self._program.stdout.fileno(), time.monotonic() + ANSWER_WITHIN
         while b"\n" not in self._buffer:
             if not select.select([handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -108,11 +112,25 @@ class Ground:
         if name not in self._drivers:
             state = self.stage.folder(f"state/{name}", 0o700, self.service)
             self.stage.folder("state", 0o755)
-            line = [self.stage.python, "-m", "bench.driver", contender, str(state)]
+            line = self.command("bench.driver", contender, str(state))
             path = f"{self._sudo_counter().parent}:{PATH}" if counted else PATH
-            self._drivers[name] = Driver(line, env=self._environment(path), cwd="/", **self._as_service())
+            self._drivers[name] = Driver(line, **self.manner(path))
             self.judge.add_driver(self._drivers[name].pid)
         return self._drivers[name]
+
+    def program(self, module: str, *arguments: str) -> Driver:
+        """Start a program of this package that takes orders as a driver does. Its caller closes it."""
+        driver = Driver(self.command(module, *arguments), **self.manner())
+        self.judge.add_driver(driver.pid)
+        return driver
+
+    def command(self, module: str, *arguments: str) -> list[str]:
+        """Return the command line of a module of this package."""
+        return [self.stage.python, "-m", module, *arguments]
+
+    def manner(self, path: str = PATH) -> dict[str, Any]:
+        """Return how the service account runs a program."""
+        return {"env": self._environment(path), "cwd": "/", **self._as_service()}
 
     def _as_service(self) -> dict[str, Any]:
         if self.lacking:
