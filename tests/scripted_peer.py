@@ -6,6 +6,7 @@ A scene is written once, in the words of `Peer`; each engine has its own way of 
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -130,7 +131,8 @@ class ClaudePeer(Peer):
     def took(self, number: Any) -> None:
         self.uuids = [number]
         put({"type": "command_lifecycle", "command_uuid": number, "state": "queued"})
-        put({"type": "system", "subtype": "init", "session_id": "session", "model": "m"})
+        capabilities = ["msg_lifecycle_v1"]
+        put({"type": "system", "subtype": "init", "session_id": "session", "capabilities": capabilities})
         put({"type": "command_lifecycle", "command_uuid": number, "state": "started"})
 
     def event(self, **event: Any) -> None:
@@ -332,6 +334,83 @@ def warns(peer: Peer) -> None:
     peer.complete()
 
 
+def raw(data: bytes) -> None:
+    with lock:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def bad_utf8(peer: Peer) -> None:
+    if ENGINE == "codex":
+        head = b'{"method":"item/agentMessage/delta","params":{"threadId":"thread","turnId":"turn-1","delta":"'
+        raw(head + b'\xff"}}')
+    else:
+        head = b'{"type":"stream_event","event":{"type":"content_block_delta","delta":{"type":"text_delta","text":"'
+        raw(head + b'\xff"}}}')
+    talk(peer)
+
+
+def deep(peer: Peer) -> None:
+    nest = "[" * 3000 + "]" * 3000
+    if ENGINE == "codex":
+        item = f'{{"type":"mcpToolCall","id":"d","result":{nest}}}'
+        write(f'{{"method":"item/completed","params":{{"threadId":"thread","turnId":"turn-1","item":{item}}}}}')
+    else:
+        block = f'{{"type":"tool_use","id":"d","name":"X","input":{{"a":{nest}}}}}'
+        write(f'{{"type":"assistant","message":{{"id":"m","content":[{block}]}}}}')
+    talk(peer)
+
+
+def far_reset(peer: Peer) -> None:
+    milliseconds = 1790000000000
+    if ENGINE == "codex":
+        window = {"usedPercent": 90, "resetsAt": milliseconds}
+        put({"method": "account/rateLimits/updated", "params": {"rateLimits": {"primary": window}}})
+    else:
+        put({"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": milliseconds}})
+    talk(peer)
+
+
+def half_a_pair(peer: Peer) -> None:
+    peer.say("half \ud83d")
+    if ENGINE == "codex":
+        turn = {"id": peer.turn_id, "status": "completed", "items": [{"text": "\ud83d"}]}  # type: ignore[attr-defined]
+        put({"method": "turn/completed", "params": {"threadId": "thread", "turn": turn}})
+    else:
+        put({"type": "result", "result": "\ud83d", "user_message_uuids": peer.uuids})  # type: ignore[attr-defined]
+
+
+def odd_end(peer: Peer) -> None:
+    peer.say("hello")
+    if ENGINE == "codex":
+        turn = {"id": peer.turn_id, "status": "failed", "error": {"additionalDetails": 7}}  # type: ignore[attr-defined]
+        put({"method": "turn/completed", "params": {"threadId": "thread", "turn": turn}})
+    else:
+        odd = {"errors": 7, "modelUsage": [], "total_cost_usd": "much", "usage": "none", "is_error": True}
+        put({"type": "result", "user_message_uuids": peer.uuids, **odd})  # type: ignore[attr-defined]
+
+
+def too_long_done(peer: Peer) -> None:
+    too_long(peer)
+    peer.complete()
+
+
+def twice(peer: Peer) -> None:
+    peer.tool("make it")
+    peer.tool_done("made")
+    peer.tool_done("made")
+    peer.complete()
+
+
+def stray(peer: Peer) -> None:
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    out = subprocess.Popen([sys.executable, "-c", child], start_new_session=True, stdout=subprocess.PIPE).stdout
+    assert out is not None
+    out.readline()
+    peer.say("started")
+
+
 SCENES: dict[str, Callable[[Peer], None]] = {
     "talk": talk,
     "tool": use_tool,
@@ -354,6 +433,14 @@ SCENES: dict[str, Callable[[Peer], None]] = {
     "flood": flood,
     "noisy": noisy,
     "warns": warns,
+    "bad_utf8": bad_utf8,
+    "deep": deep,
+    "far_reset": far_reset,
+    "half_a_pair": half_a_pair,
+    "odd_end": odd_end,
+    "too_long_done": too_long_done,
+    "twice": twice,
+    "stray": stray,
 }
 
 if SCENE == "unborn":

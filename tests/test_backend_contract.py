@@ -347,6 +347,85 @@ async def test_one_that_obeys_nothing_is_ended_by_signals_and_the_report_says_so
         assert {sent.signal for sent in ended.report.signals} == {"TERM", "KILL"}
 
 
+@pytest.mark.parametrize("name", ["bad_utf8", "deep", "far_reset"])
+async def test_an_odd_line_costs_neither_the_turn_nor_the_backend(scene: Scene, name: str) -> None:
+    async with scene(name, Limits(silence=5)) as backend:
+        events = await collect(backend, "go")
+        assert text(events).endswith("hello")
+        assert events[-1] == TurnEnded("completed")
+
+
+async def test_half_a_surrogate_pair_hides_no_end_of_a_turn(scene: Scene) -> None:
+    async with scene("half_a_pair", Limits(silence=5)) as backend:
+        events = await collect(backend, "go")
+        assert text(events).startswith("half ")
+        assert events[-1] == TurnEnded("completed")
+
+
+async def test_a_turn_ends_whatever_else_its_last_line_holds(scene: Scene) -> None:
+    async with scene("odd_end", Limits(silence=5)) as backend:
+        assert (await collect(backend, "go"))[-1].status == "failed"
+
+
+async def test_text_that_is_no_unicode_ends_no_backend(scene: Scene, tmp_path: Path) -> None:
+    async with scene("talk") as backend:
+        assert text(await collect(backend, "half \ud83d")) == "hello"
+        with pytest.raises(InputError, match="rename it"):
+            await anext(backend.send(Input("x", files=(tmp_path / "caf\udce9.txt",))))
+        assert not backend.gone
+
+
+@pytest.mark.slow
+async def test_a_turn_of_which_something_was_dropped_is_not_completed(scene: Scene) -> None:
+    async with scene("too_long_done") as backend:
+        assert (await collect(backend, "go"))[-1].status == "failed"
+
+
+async def test_a_tool_that_ended_twice_began_once(scene: Scene) -> None:
+    async with scene("twice") as backend:
+        events = await collect(backend, "go")
+        assert len(of(ToolStarted, events)) == len(of(ToolEnded, events)) == 1
+
+
+async def test_an_interrupt_whose_caller_is_cancelled_is_carried_out(scene: Scene) -> None:
+    async with scene("stray") as backend:
+
+        def strays() -> set[int]:
+            return {one.pid for one in backend.tree() if one.sid == one.pid and one.depth > 1}
+
+        events = backend.send(Input("one"))
+        await reach(events, Text)
+        first = strays()
+        assert len(first) == 1
+        interrupting = asyncio.create_task(backend.interrupt("enough"))
+        got = await rest(events)
+        interrupting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await interrupting
+        assert got[-1] == TurnEnded("interrupted", "enough")
+        events = backend.send(Input("two"))
+        await reach(events, Text)
+        assert len(strays()) == 1, "what the first left is gone, and the second turn's is not"
+        assert not strays() & first
+        await backend.interrupt()
+        await rest(events)
+        assert not strays()
+
+
+async def test_no_answer_is_taken_after_the_end_of_the_turn(scene: Scene) -> None:
+    async with scene("ask") as backend:
+        events = backend.send(Input("go"))
+        asked = await reach(events, ApprovalRequested)
+        assert backend.turn is not None
+        backend.turn.fail("for the test")
+        assert not backend.answer(asked.approval_id, Answer("accept"))
+
+
+async def test_waiting_for_one_that_was_not_started_is_an_error() -> None:
+    with pytest.raises(BackendError, match="not started"):
+        await asyncio.wait_for(Running(scripted("codex", "talk")).wait(), 5)
+
+
 async def test_a_backend_is_started_once(scene: Scene) -> None:
     async with scene("talk") as backend:
         with pytest.raises(BackendError, match="started before"):

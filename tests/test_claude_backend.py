@@ -20,7 +20,7 @@ from corral.backends.base import (
     Usage,
 )
 from corral.backends.claude import Claude, find_claude
-from corral.backends.errors import BackendError, EngineNotFoundError
+from corral.backends.errors import BackendError, EngineNotFoundError, ResumeError
 from corral.backends.launch import Launch
 from corral.backends.running import Running
 from corral.offline import Call, OfflineModel, Pause, Run, Say, Script, Turn
@@ -133,6 +133,54 @@ async def test_a_turn_that_claude_makes_of_itself_is_no_turn_of_the_person_s(sta
         events = await collect(backend, "next")
         assert text(events) == "here"
         assert events[-1] == TurnEnded("completed")
+
+
+async def test_a_turn_that_claude_makes_of_itself_can_be_stopped(start: Start, service: Service) -> None:
+    gate = service.folder / "gate"
+    wait = f"/usr/bin/python3 -c 'import os, time\nwhile not os.path.exists(\"{gate}\"): time.sleep(0.05)'"
+    task = Call("Bash", {"command": wait, "run_in_background": True})
+
+    asked: list[str] = []
+
+    def then(message: str) -> Turn:
+        asked.append(message)
+        if message == "next":
+            return Turn(Say("here"))
+        # The third request is claude's own: its place in the script is that of the second.
+        return Turn(task, Run(WORK) if asked.count("go") > 2 else Say("it runs"))
+
+    async with OfflineModel(Script(then=then)) as model:
+        backend = await start(model)
+        await collect(backend, "go")
+        gate.touch()
+        await until(
+            lambda: _workers(service),
+            what="claude ran a command by itself",
+            picture=lambda: f"{[(s.message, s.results) for s in model.requests]}",
+        )
+        assert await backend.interrupt()
+        await until(lambda: not _workers(service), what="it was gone")
+        assert text(await collect(backend, "next")) == "here"
+
+
+async def test_what_the_person_chose_is_set_again_after_an_approval_changed_it(start: Start, service: Service) -> None:
+    writes = [Call("Write", {"file_path": str(service.folder / name), "content": "x"}) for name in ("a", "b")]
+    async with OfflineModel(Script([Turn(write, Say("done")) for write in writes])) as model:
+        backend = await start(model, allow=False)
+        asks = Choices(mode="default")
+        first = await collect(backend, "one", [Answer("accept_for_session")], choices=asks)
+        assert len(of(ApprovalRequested, first)) == 1
+        second = await collect(backend, "two", choices=asks)
+        assert len(of(ApprovalRequested, second)) == 1
+        assert not (service.folder / "b").exists()
+
+
+async def test_a_conversation_is_no_option_of_claude_s(claude_command: list[str], tmp_path: Path) -> None:
+    backend = Running(
+        Claude(claude_command), Launch(workspace=tmp_path, state_dir=tmp_path, env={"HOME": str(tmp_path)})
+    )
+    with pytest.raises(ResumeError):
+        await backend.start("--version")
 
 
 async def test_a_message_that_comes_too_late_to_be_folded_in_is_answered_in_the_same_turn(start: Start) -> None:

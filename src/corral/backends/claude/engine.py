@@ -10,7 +10,7 @@ import msgspec
 
 from corral.backends.claude import permissions, wire
 from corral.backends.claude.control import ControlConnection
-from corral.backends.claude.sorting import Sorter
+from corral.backends.claude.sorting import TELLS_OF_MESSAGES, Sorter
 from corral.backends.engine import Opened
 from corral.backends.errors import BackendError, RefusedError
 
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TELLS_OF_MESSAGES = "msg_lifecycle_v1"  # the capability to say what becomes of each message
 OPEN_TIMEOUT = 120.0  # seconds; whoever starts the engine waits for less
 TELL_FROM = ("allowed_warning", "rejected")  # the states of a rate limit that matter
 NOTE_LENGTH = 500  # characters of what claude said in a turn that nobody asked for
@@ -42,6 +41,7 @@ class ClaudeEngine:
         self._model = model
         self._chosen: dict[str, str] = {}
         self._session = ""
+        self._tells_of_messages = False
         self._at_work = False
         self._sorter: Sorter | None = None
         self._tasks: set[str] = set()
@@ -78,12 +78,11 @@ class ClaudeEngine:
         if turn.stopped:
             raise RefusedError("it was stopped before it was handed over")
         self._earlier_tasks = set(self._tasks)
-        tells = TELLS_OF_MESSAGES in self._known.capabilities
-        sorter = self._sorter = Sorter(turn, tells_of_messages=tells)
+        sorter = self._sorter = Sorter(turn)
         await self._connection.say(sorter.message_id, _as_content(message))
 
     async def steer(self, turn: Turn, message: Message) -> bool:  # noqa: ARG002 - there is one turn at a time
-        if self._sorter is None or TELLS_OF_MESSAGES not in self._known.capabilities:
+        if self._sorter is None or not self._tells_of_messages:
             return False  # without word of it nobody would know which turn answers it
         message_id = self._sorter.add()
         try:
@@ -122,8 +121,9 @@ class ClaudeEngine:
             self._host.remember(self._session)
         match head.type, head.subtype:
             case "system", "init":
-                self._session = msgspec.json.decode(line, type=wire.Init).session_id
-                self._at_work = True
+                init = msgspec.json.decode(line, type=wire.Init)
+                self._session, self._at_work = init.session_id, True
+                self._tells_of_messages = TELLS_OF_MESSAGES in init.capabilities
             case "system", "background_tasks_changed":
                 self._tasks = {task.task_id for task in msgspec.json.decode(line, type=wire.Tasks).tasks}
             case "rate_limit_event", _:

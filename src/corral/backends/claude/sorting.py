@@ -15,16 +15,16 @@ from corral.backends.claude import tools, wire
 if TYPE_CHECKING:
     from corral.backends.turn import Turn
 
+TELLS_OF_MESSAGES = "msg_lifecycle_v1"  # the capability to say what becomes of each message
 INTERRUPTED = ("aborted_tools", "aborted_streaming")
 
 
 class Sorter:
     """The reader of one turn's lines. What comes before claude took the message belongs to a turn of its own making."""
 
-    def __init__(self, turn: Turn, *, tells_of_messages: bool) -> None:
+    def __init__(self, turn: Turn) -> None:
         self.message_id = str(uuid.uuid4())
         self._turn = turn
-        self._tells_of_messages = tells_of_messages
         self._open = {self.message_id}
         self.declined: set[str] = set()
         """Tools that the person did not allow."""
@@ -111,8 +111,8 @@ class Sorter:
             elif not self._open and self._last_end is not None:
                 self._turn.end(self._last_end)
 
-    def _on_init(self, _: bytes) -> None:
-        if not self._tells_of_messages:
+    def _on_init(self, line: bytes) -> None:
+        if TELLS_OF_MESSAGES not in msgspec.json.decode(line, type=wire.Init).capabilities:
             self._turn.begin(self.message_id)
 
     def _on_stream(self, line: bytes) -> None:

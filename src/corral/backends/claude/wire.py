@@ -83,7 +83,6 @@ class Initialized(Wire):
     """The result of initialize."""
 
     models: list[Model] = []
-    capabilities: list[str] = []
 
 
 # What a turn says.
@@ -93,7 +92,7 @@ class Init(Wire):
     """system/init: at the beginning of every turn."""
 
     session_id: str = ""
-    model: str = ""
+    capabilities: list[str] = []
 
 
 class Lifecycle(Wire):
