@@ -336,7 +336,8 @@ class Running:
         if not self._before:
             return  # nobody could be seen when the turn began, and so nobody can be told apart now
         processes = {process.identity for process in self._before}
-        sessions = {process.sid for process in self._before}
+        # The command leads a session of its own: it is spared even if the look had missed it.
+        sessions = {self.job.pid, *(process.sid for process in self._before)}
         left = await self.job.end_part(lambda one: one.identity not in processes and one.sid not in sessions)
         if left:
             log.warning("%d processes outlived the turn that started them", len(left))
