@@ -264,3 +264,13 @@ async def test_a_message_that_a_reaper_does_not_understand_is_a_notice_and_costs
         assert truth.look(job.pid) is not None, "the job goes on"
         report = await job.end()
     assert (report.verdict, report.proof, report.cause) == ("proven_empty", "no_children", "request")
+
+
+async def test_an_end_that_comes_when_the_reaper_has_just_gone_has_the_reaper_s_report(tmp_path: Path) -> None:
+    job = await Job.start(["sh", "-c", "read line"], state_dir=tmp_path)
+    assert job.stdin is not None
+    job.stdin.write(b"\n")
+    # The loop stands still meanwhile: the reaper's last words are there and not read yet when `end` writes to it.
+    os.waitid(os.P_PID, job.reaper_pid, os.WEXITED | os.WNOWAIT)
+    report = await job.end()
+    assert (report.ended_by, report.cause, report.verdict) == ("reaper", "exit", "proven_empty")

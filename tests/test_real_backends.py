@@ -76,7 +76,7 @@ async def start(engine: Engine, service: Service, tmp_path: Path) -> AsyncIterat
     yield begin
     for backend in started:
         ended = await backend.end()
-        assert ended.report.verdict == "proven_empty"
+        assert ended.report.verdict == "proven_empty", ended
     service.wait_empty()
 
 
@@ -186,7 +186,7 @@ async def test_what_an_earlier_turn_left_running_outlives_the_next_turn_but_not_
         assert text(await collect(backend, "and?")) == "still"
         assert len(_workers(service)) == 1
         ended = await backend.end()
-        assert ended.report.verdict == "proven_empty"
+        assert ended.report.verdict == "proven_empty", ended
         assert _workers(service) == []
         assert {step.name: bool(step.ended) for step in ended.steps}["end_of_input"], "the engine ended by itself"
 
@@ -314,7 +314,7 @@ async def test_a_whole_conversation_runs_as_another_account(
             await reach(running, ToolStarted)
             await until(lambda: len(_workers(service)) >= 2, what="the commands ran as the person")
             ended = await backend.end()
-            assert ended.report.verdict == "proven_empty"
+            assert ended.report.verdict == "proven_empty", ended
             assert (await rest(running))[-1].status == "interrupted"
         finally:
             engine.forget(person.home)

@@ -296,8 +296,21 @@ class Job:
             transport.close()
 
     def _send(self, message: dict[str, Any]) -> None:
-        if self._wire is not None and self._wire.transport is not None:
-            self._wire.transport.write(lifeline.encode(message))
+        transport = self._wire.transport if self._wire is not None else None
+        if transport is None:
+            return
+        data = lifeline.encode(message)
+        if not transport.get_write_buffer_size():
+            # Not by the transport, as long as the kernel takes it: a write that failed, because the reaper has just
+            # gone, would make the transport throw its last report away unread.
+            try:
+                data = data[os.write(transport.get_extra_info("socket").fileno(), data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                return
+        if data:
+            transport.write(data)
 
     def _watch_the_reaper(self, grace: float) -> None:
         """A reaper that was stopped would neither report nor let go: give it its time, then inherit from it."""
