@@ -271,6 +271,6 @@ async def test_an_end_that_comes_when_the_reaper_has_just_gone_has_the_reaper_s_
     assert job.stdin is not None
     job.stdin.write(b"\n")
     # The loop stands still meanwhile: the reaper's last words are there and not read yet when `end` writes to it.
-    os.waitid(os.P_PID, job.reaper_pid, os.WEXITED | os.WNOWAIT)
+    os.waitid(os.P_PID, job.reaper_pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - on purpose
     report = await job.end()
     assert (report.ended_by, report.cause, report.verdict) == ("reaper", "exit", "proven_empty")
