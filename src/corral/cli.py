@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -298,16 +297,3 @@ def demo() -> None:
     from corral.demo import show
 
     raise typer.Exit(show.main())
-
-
-def main() -> None:
-    """Entry point of the `corral` program."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        # Before anything was started that could be ended.
-        raise SystemExit(128 + signal.SIGINT) from None
-
-
-if __name__ == "__main__":
-    main()

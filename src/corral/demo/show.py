@@ -114,12 +114,14 @@ def _offer_chat(place: Place, teller: _Teller) -> None:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """TERM and HUP unwind the stack as Ctrl-C does, so that the tree is ended and the folders go."""
+    """INT, TERM and HUP unwind the stack, so that the tree is ended and the folders go."""
 
     def raise_it(number: int, _: object) -> None:
         raise _Signalled(number)
 
     before = {number: signal.signal(number, raise_it) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # Python's own: an event loop puts a cancellation in its place.
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
