@@ -1,0 +1,145 @@
+"""Jobs from the command line: run, ps, sweep."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from corral.cli.common import AsJson, StateDir, app, say
+
+# click's own, or the copy of it that newer typers carry.
+_USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
+
+
+class _Run(TyperCommand):
+    """Usage errors of `corral run` are 125: every other status is the command's."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """As its parent's."""
+        try:
+            return super().make_context(*arguments, **options)
+        except _USAGE_ERROR as error:
+            vars(error)["exit_code"] = 125
+            raise
+
+
+@app.command(
+    cls=_Run,
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+    help="""Run a command; when it exits, or you end it, end all that it started.
+
+Your terminal's streams are the command's. TERM, INT (Ctrl-C) and HUP end the whole tree: TERM first, KILL after the
+grace. If corral itself is killed, the tree is ended all the same.
+
+**Exit status**: the command's own; 128+N if signal N ended it; 125 if corral failed or something survived; 126 if the
+command cannot be executed; 127 if it is not found.
+
+**Examples**
+
+    corral run -- codex exec "fix the tests"
+
+    corral run --user daniel -- codex app-server
+
+    corral run --grace 2 --report report.json -- sh -c 'setsid sleep 1000 & sleep 1'
+""",
+)
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND [ARG]...", show_default=False)],
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="The account to run as, through `sudo -n`.")
+    ] = None,
+    grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="From TERM to KILL.")] = 5.0,
+    kill: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="For KILL, before survivors are reported.")
+    ] = 10.0,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, however corral ends.")
+    ] = None,
+    state_dir: StateDir = None,
+    tracker: Annotated[
+        str, typer.Option(metavar="NAME", help="`auto`, or `portable` to do as a host without subreapers must.")
+    ] = "auto",
+) -> None:
+    """Run a command as a job."""
+    from corral.process import foreground
+
+    status = asyncio.run(
+        foreground.run(
+            command,
+            user=user,
+            grace=grace,
+            kill=kill,
+            report_file=str(report) if report else None,
+            state_dir=str(state_dir) if state_dir else None,
+            tracker=tracker,
+            say=say,
+        )
+    )
+    raise typer.Exit(status)
+
+
+@app.command(
+    help="""Show the live jobs with their trees: account, pid, age, memory, command.
+
+**Examples**
+
+    corral ps
+
+    corral ps --json | jq '.jobs[].tree | length'
+"""
+)
+def ps(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Show the live jobs."""
+    from corral.process import LedgerError, live_jobs
+    from corral.process.host import host_table
+
+    try:
+        jobs = live_jobs(state_dir)
+    except LedgerError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps({"jobs": [job.to_json(host_table()) for job in jobs]}, indent=2))
+        return
+    from corral import view
+
+    view.console().print(view.jobs(jobs))
+
+
+@app.command(
+    help="""End what dead supervisors left.
+
+A job whose supervisor and reaper were both killed leaves its tree behind with its record; this ends it. Jobs whose
+supervisor lives are left alone.
+
+**Exit status**: 0 when nothing is left, 1 otherwise.
+
+**Examples**
+
+    corral sweep
+
+    corral sweep --json --state-dir /var/lib/corral
+"""
+)
+def sweep(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """End what dead supervisors left."""
+    from corral.process import LedgerError
+    from corral.process import sweep as end_what_is_left
+
+    try:
+        result = end_what_is_left(state_dir)
+    except LedgerError as error:
+        say(str(error))
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=2))
+    else:
+        from corral import view
+
+        view.console().print(view.swept(result))
+    raise typer.Exit(0 if result.clean else 1)

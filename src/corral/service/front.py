@@ -1,0 +1,101 @@
+"""What a front end and the service ask of each other: a `Seat` is one front end's place at one person's conversation.
+
+The front end may sit in the service's own process, or behind a socket: both look the same from either side. That is why
+nothing here returns a value or is awaited except `ready`: all that comes of a call comes back as events, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+from corral.backends.base import Event, Limits
+
+if TYPE_CHECKING:
+    from corral.backends.base import Answer, Input
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a command answered: text for a person (it may have several lines), and the same as data for a program."""
+
+    event: ClassVar[str] = "notice"
+    message: str
+    about: str = ""
+    """The command, without its slash."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+Shown: TypeAlias = Event | Reply
+"""All that a front end may have to show."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandHelp:
+    """One command, for a help text and for completion."""
+
+    name: str
+    """With its slash."""
+    arguments: str
+    """As a usage line has them, for example `[NAME]`; empty if it takes none."""
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Where a front end has come to."""
+
+    person: str
+    engine: str
+    limits: Limits
+    """Those of a turn, for whoever shows how long is left."""
+    commands: tuple[CommandHelp, ...]
+
+
+class Front(Protocol):
+    """What a seat asks of its front end."""
+
+    def show(self, event: Shown) -> None:
+        """Show an event; it must not wait."""
+
+    async def ready(self) -> None:
+        """Wait until more can be shown."""
+
+    def idle(self) -> None:
+        """Hear that no turn runs, no message waits and no command is at work."""
+
+    def closed(self, reason: str) -> None:
+        """Hear, as the last thing, that this seat is no more; `reason` is empty when the front end asked for it."""
+
+
+class Seat(Protocol):
+    """What a front end can do. Every call returns at once, and calls take effect in their order."""
+
+    @property
+    def welcome(self) -> Welcome:
+        """Where it has come to."""
+
+    def send(self, message: Input) -> None:
+        """Say something to the agent; while a turn runs it waits in the queue, and a notice tells its place."""
+
+    def command(self, line: str) -> None:
+        """Do what a line that begins with `/` says, at once, also while a turn runs; a Reply tells."""
+
+    def interrupt(self) -> None:
+        """Stop the turn that runs; backend, conversation and queue stay."""
+
+    def answer(self, approval_id: str, answer: Answer) -> None:
+        """Decide an open approval; one that waits no more is left alone."""
+
+    def finish(self) -> None:
+        """Say that nothing more will be said: after the last turn the seat leaves by itself."""
+
+    def leave(self) -> None:
+        """Leave: what waits is dropped, and the backend is ended with all that it started; then comes `closed`."""
+
+    def hurry(self) -> None:
+        """Take the grace away from an ending that is under way."""
+
+    def detach(self) -> None:
+        """Go without a word, as a lost connection does: the turn goes on, the conversation can be taken up again."""
