@@ -26,8 +26,10 @@ STAGE = pytest.StashKey[Stage]()
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Raise the stage first of all: a mount namespace is entered while the process still has one thread."""
-    # A run under nohup ignores HUP, and so would everything that it starts.
+    # A run under nohup ignores HUP, one in the background of a script INT; and so would everything that it starts.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not session.config.option.collectonly:
         session.config.stash[STAGE] = raise_stage()
 
