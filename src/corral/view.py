@@ -14,6 +14,7 @@ from rich.text import Text
 from corral.process import LiveJob, Process, Report, SweepResult
 from corral.process.host import host_table
 from corral.process.table import ProcessTable, account_name
+from corral.spans import size, span
 
 _VERDICTS = {
     "proven_empty": ("bold green", "nothing is left, by the kernel's own word (no_children)"),
@@ -99,19 +100,6 @@ def swept(result: SweepResult) -> RenderableType:
     if result.live:
         blocks.append(Text(f"{len(result.live)} live jobs left alone", style="dim"))
     return Group(*blocks)
-
-
-def span(seconds: float) -> str:
-    """A time in one unit: 5s, 12m, 3h, 2d."""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)}{unit}"
-    return f"{max(0, int(seconds))}s"
-
-
-def size(count: int) -> str:
-    """Bytes in one unit."""
-    return f"{count / 2**30:.1f}G" if count >= 2**30 else f"{count / 2**20:.0f}M"
 
 
 def _branches(processes: Sequence[Process]) -> Iterable[tuple[str, Process]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from corral import view
+from corral.spans import span
 from corral.backends.base import Backend, Decision, Event, Notice
 from corral.backends.engine import EngineKind
 from corral.backends.launch import Launch
@@ -221,13 +222,13 @@ class Chat:
         conversation, backend = self._conversation, self._conversation.backend
         parts = [f"conversation {conversation.conversation_id or '(none yet)'}, {conversation.tokens:,} tokens"]
         if conversation.began:
-            parts.append(f"a turn runs for {view.span(time.monotonic() - conversation.began)}")
+            parts.append(f"a turn runs for {span(time.monotonic() - conversation.began)}")
         if backend is None:
             parts.append("no agent runs; the next message starts one")
         elif backend.gone:
             parts.append(backend.gone)
         else:
-            parts.append(f"agent up for {view.span(conversation.age)} as {backend.started.user}")
+            parts.append(f"agent up for {span(conversation.age)} as {backend.started.user}")
         self._printer.status("; ".join(parts), backend.tree() if backend is not None else ())
 
 

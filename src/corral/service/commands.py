@@ -1,0 +1,243 @@
+"""The commands, the same in every front end. Each is a plain function; what it returns is shown to whoever asked."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from corral.backends.base import Answer, Decision, Input
+from corral.backends.errors import BackendError
+from corral.service import telling
+from corral.service.front import CommandHelp, Reply
+
+if TYPE_CHECKING:
+    from corral.service.seats import LocalSeat
+
+Answered: TypeAlias = "str | Reply | None"
+Handler: TypeAlias = "Callable[[LocalSeat, str], Answered | Coroutine[Any, Any, Answered]]"
+"""Acts at once, as far as it can, and returns the rest to be awaited: commands take effect in their order."""
+
+DECISIONS: dict[str, Decision] = {"": "accept", "once": "accept", "session": "accept_for_session"}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command."""
+
+    help: CommandHelp
+    act: Handler
+
+
+def find(line: str) -> tuple[Command | None, str, str]:
+    """The command of a line, its name and the rest of the line; None where there is no such command."""
+    name, _, argument = line.strip().partition(" ")
+    return COMMANDS.get(name.lower()), name, argument.strip()
+
+
+# Ending, and going on.
+
+
+def stop(at: LocalSeat, _: str) -> Coroutine[Any, Any, Answered]:
+    """End the turn, the queue and the backend."""
+    return _ended(at.conversation.stop())
+
+
+def new(at: LocalSeat, _: str) -> Coroutine[Any, Any, Answered]:
+    """End the backend, and go on with nothing."""
+    return _then(at.move(at.subject()), "the next message begins a new conversation")
+
+
+def restart(at: LocalSeat, _: str) -> Coroutine[Any, Any, Answered]:
+    """End the backend and start another."""
+    return _ended(at.conversation.restart())
+
+
+def steer(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
+    """Fold words into the running turn."""
+    if not argument:
+        return "say what: /steer TEXT"
+    return _steer(at, argument)
+
+
+async def _steer(at: LocalSeat, text: str) -> Answered:
+    try:
+        taken = await at.conversation.steer(Input(text))
+    except TimeoutError:
+        return "the agent gave no sign whether it took that"
+    except BackendError as error:
+        return str(error)
+    return "it was folded into the turn" if taken else "no turn runs that could take it: send it as a message"
+
+
+def approve(at: LocalSeat, argument: str) -> Answered:
+    """Say yes to the oldest question."""
+    decision = DECISIONS.get(argument.lower())
+    if decision is None:
+        return "say /approve, or /approve session for the whole session"
+    return _decide(at, decision)
+
+
+def deny(at: LocalSeat, _: str) -> Answered:
+    """Say no to the oldest question."""
+    return _decide(at, "decline")
+
+
+def _decide(at: LocalSeat, decision: Decision) -> Answered:
+    for approval_id, approval in at.conversation.approvals.items():
+        if decision != "decline" and approval.questions:
+            return "it is a question: answer it, or say /deny"
+        at.answer(approval_id, Answer(decision))
+        return None
+    return "nothing is asked"
+
+
+# Where things stand.
+
+
+async def status(at: LocalSeat, _: str) -> Answered:
+    """The conversation and its backend."""
+    return await telling.status(at)
+
+
+async def ps(at: LocalSeat, _: str) -> Answered:
+    """The tree."""
+    return await telling.tree(at)
+
+
+async def usage(at: LocalSeat, argument: str) -> Answered:
+    """Tokens and cost."""
+    days = int(argument) if argument.isdecimal() and 0 < int(argument) < 10_000 else 30
+    rows = await at.service.usage(at.person, time.time() - days * 86400)
+    return telling.usage(rows, days)
+
+
+def show_help(_: LocalSeat, __: str) -> Answered:
+    """This list."""
+    lines = [(f"{one.help.name} {one.help.arguments}".rstrip(), one.help.summary) for one in COMMANDS.values()]
+    width = max(len(usage) for usage, _ in lines)
+    text = "\n".join(f"{usage:<{width}}  {summary}" for usage, summary in lines)
+    more = "Anything else is a message. Begin with // to send the agent a line that begins with a slash."
+    return Reply(f"{text}\n{more}", "help")
+
+
+# Choosing.
+
+
+def model(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
+    """Which model answers from the next turn on."""
+    subject = at.conversation.subject
+    if not argument:
+        backend = at.conversation.backend
+        now = subject.model or (backend.started.model if backend is not None else "") or "the agent's own choice"
+        return Reply(f"model: {now}. /model NAME chooses another, /model default the agent's own", "model")
+    subject.model = _choice(at, argument, subject.model, "model")
+    return _then(at.conversation.keep_choices(), f"from the next turn on: {subject.model or 'the default model'}")
+
+
+def effort(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
+    """How much it thinks from the next turn on."""
+    subject = at.conversation.subject
+    if not argument:
+        now = subject.effort or "the agent's own choice"
+        return Reply(f"effort: {now}. /effort low, medium, high or whatever the model knows; /effort default", "effort")
+    subject.effort = _choice(at, argument, subject.effort, "effort")
+    return _then(at.conversation.keep_choices(), f"from the next turn on: {subject.effort or 'the default'} effort")
+
+
+def _choice(at: LocalSeat, argument: str, before: str | None, what: str) -> str | None:
+    if argument != "default":
+        return argument
+    if before is not None:
+        # What was chosen in a running agent stays chosen there.
+        at.conversation.renew(f"it goes back to the default {what}")
+    return None
+
+
+def engine(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
+    """Which agent: that is another conversation."""
+    subject = at.conversation.subject
+    known = at.service.engines
+    if not argument:
+        return Reply(f"engine: {subject.engine}; there are {', '.join(known)}", "engine")
+    if argument not in known:
+        return f"there is no engine {argument!r}; there are {', '.join(known)}"
+    if argument == subject.engine:
+        return f"it is {argument} already"
+    return _then(at.move(at.subject(engine=argument)), f"the next message begins a conversation with {argument}")
+
+
+def workspace(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
+    """Which folder: that is another conversation."""
+    places = at.service.workspaces(at.person)
+    subject = at.conversation.subject
+    if not argument:
+        named = "".join(f"\n  {name}: {path}" for name, path in places.named.items())
+        return Reply(f"workspace: {subject.workspace or places.home}{named}", "workspace", {"workspaces": dict(places.named)})
+    try:
+        folder = places.find(argument)
+    except ValueError as error:
+        return str(error)
+    if folder == subject.workspace:
+        return f"it is {folder} already"
+    return _then(at.move(at.subject(workspace=folder)), f"the next message begins a conversation in {folder}")
+
+
+def resume(at: LocalSeat, argument: str) -> Coroutine[Any, Any, Answered]:
+    """List earlier conversations, or go on with one."""
+    return _resume(at, argument) if argument else telling.earlier(at)
+
+
+async def _resume(at: LocalSeat, argument: str) -> Answered:
+    rows = await at.service.earlier(at.person)
+    number = int(argument) if argument.isdecimal() else 0
+    found = [row for row in rows if row.id == argument] or rows[number - 1 : number] if number else [
+        row for row in rows if row.id == argument or (len(argument) >= 4 and row.id.startswith(argument))
+    ]
+    if len(found) != 1:
+        return f"there is no conversation {argument!r}: /resume lists them"
+    return await at.resume(found[0])
+
+
+async def _ended(ending: Coroutine[Any, Any, object]) -> Answered:
+    await ending
+    return None
+
+
+async def _then(doing: Coroutine[Any, Any, str | None], done: str) -> Answered:
+    return await doing or done
+
+
+def split(argument: str) -> list[str]:
+    """The words of an argument, as a shell has them; the whole of it where quotes do not match."""
+    try:
+        return shlex.split(argument)
+    except ValueError:
+        return [argument]
+
+
+def _command(name: str, arguments: str, summary: str, act: Handler) -> tuple[str, Command]:
+    return name, Command(CommandHelp(name, arguments, summary), act)
+
+
+COMMANDS: dict[str, Command] = dict(
+    [
+        _command("/stop", "", "stop the turn, drop the queue, end the agent with all that it started", stop),
+        _command("/new", "", "the same, and begin a new conversation", new),
+        _command("/restart", "", "end the agent and start it again in the same conversation", restart),
+        _command("/status", "", "the agent, the conversation, what runs and for how long", status),
+        _command("/ps", "", "the agent's processes", ps),
+        _command("/steer", "TEXT", "fold words into the turn that runs", steer),
+        _command("/approve", "[session]", "say yes to what is asked", approve),
+        _command("/deny", "", "say no to what is asked", deny),
+        _command("/model", "[NAME]", "the model, from the next turn on", model),
+        _command("/effort", "[NAME]", "how much it thinks, from the next turn on", effort),
+        _command("/engine", "[NAME]", "another agent, in a new conversation", engine),
+        _command("/workspace", "[NAME|PATH]", "another folder, in a new conversation", workspace),
+        _command("/resume", "[NUMBER|ID]", "list earlier conversations, or go on with one", resume),
+        _command("/usage", "[DAYS]", "tokens and cost", usage),
+        _command("/help", "", "this list", show_help),
+    ]
+)

@@ -1,0 +1,472 @@
+"""One person's conversation while it lives: its turns one after the other, over as many backends as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from corral.backends.base import (
+    Answer,
+    ApprovalClosed,
+    ApprovalRequested,
+    Backend,
+    BackendEnded,
+    Choices,
+    Event,
+    Input,
+    Notice,
+    TurnEnded,
+    Usage,
+)
+from corral.backends.errors import BackendError, ResumeError
+from corral.process import JobError
+from corral.service.audience import Audience
+from corral.service.front import Front
+from corral.service.journal import Journal
+from corral.service.pool import Pool, PoolFullError, Slot
+from corral.service.terms import Terms
+
+log = structlog.get_logger(__name__)
+
+READ_TIMEOUT = 5.0  # seconds for the last events of a turn to be shown, once its backend has ended
+OPENING_TIMEOUT = 30.0  # seconds for a backend that was cancelled in its start to be gone; the ladder is shorter
+WORKER_TIMEOUT = 5.0  # seconds for the last turn to be written down, once its backend has ended
+STUCK_MARGIN = 60.0  # seconds beyond a turn's limit after which an old backend is ended whatever it does
+STOPPED = "stopped on request"
+
+StartBackend = Callable[["Subject", str | None], Awaitable["Begun"]]
+"""Starts a backend for a subject; it is given the id of the engine's conversation to go on with, if there is one."""
+
+_FAULTS = (BackendError, JobError, PoolFullError)
+
+
+@dataclass(slots=True)
+class Subject:
+    """What a conversation is about, and goes on with: whose, which engine, where, and what was chosen for it."""
+
+    person: str
+    engine: str
+    workspace: str
+    """The folder, or empty for the person's own."""
+    model: str | None = None
+    effort: str | None = None
+    thread: str | None = None
+    """The engine's own id of the conversation, once it has one."""
+    id: str = ""
+    """The store's; empty until there is something to keep."""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A backend that was started, and the file that its reaper will leave its report in."""
+
+    backend: Backend
+    report_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    message: Input
+    front: Front
+
+
+class Conversation:
+    """Messages in by `send`, events out to the audience; one task of its own holds the turns.
+
+    `stop`, `restart` and `interrupt` act at once, also while a turn runs or a backend starts. Exactly one TurnEnded
+    is shown for each message that is taken up, and it comes before the BackendEnded of its backend. Nothing is sent
+    twice.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        start: StartBackend,
+        pool: Pool,
+        journal: Journal,
+        terms: Callable[[str], Terms],
+        after: asyncio.Task[None] | None = None,
+    ) -> None:
+        """`after`: what must be over before this one starts a backend, such as the end of the one before it."""
+        self.subject = subject
+        self.audience = Audience()
+        self.backend: Backend | None = None
+        self.tokens = 0
+        self.began = 0.0
+        """When the running turn began (`time.monotonic`); 0 while none runs."""
+        self.approvals: dict[str, ApprovalRequested] = {}
+        """The open ones, oldest first."""
+        self.last_used = time.monotonic()
+        self.over = False
+        """Whether it is closed."""
+        self._start = start
+        self._pool = pool
+        self._journal = journal
+        self._terms = terms
+        self._after = after
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._changing = asyncio.Lock()
+        self._opening: asyncio.Task[tuple[Begun, Slot]] | None = None
+        self._slot: Slot | None = None
+        self._record = ""
+        self._ending: Backend | None = None
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._opened = 0.0
+        self._stale = ""
+        self._turn = ""
+        self._shown = asyncio.Event()
+        self._shown.set()
+        self._stops = 0
+        self._changes = 0
+        self._settled = asyncio.Event()
+        self._finishing: set[Front] = set()
+        self._eager = False
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    # What others may know.
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn runs, a message waits, or an ending is under way."""
+        return bool(self.began or self._waiting or self._changes or self._eager)
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return len(self._waiting)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the backend started; 0 without one."""
+        return time.monotonic() - self._opened if self.backend is not None else 0.0
+
+    # What a front end asks for.
+
+    def send(self, message: Input, front: Front) -> None:
+        """Take a message; while a turn runs it waits for its end."""
+        most = self._terms(self.subject.person).queue
+        if len(self._waiting) >= most:
+            front.show(Notice(f"not taken: {most} messages wait already. Wait for the turn's end, or /stop"))
+            return
+        self.last_used = time.monotonic()
+        if self.busy:
+            front.show(Notice(f"queued, number {len(self._waiting) + 1}: {message.text}"))
+        self._waiting.append(_Waiting(message, front))
+        self._wake.set()
+
+    def finish(self, front: Front) -> None:
+        """Tell this front end by `idle` when there is nothing more to do, even if that is now."""
+        self._finishing.add(front)
+        self._wake.set()
+
+    def warm(self) -> None:
+        """Start the backend now, and not with the first message."""
+        self._eager = True
+        self._wake.set()
+
+    async def steer(self, message: Input) -> bool:
+        """Fold a message into the running turn; False if no turn could take it. Raises as Backend.steer."""
+        return self.backend is not None and await self.backend.steer(message)
+
+    async def interrupt(self) -> bool:
+        """Stop the turn that runs; the backend stays, and so does what waits. False if nothing was to stop."""
+        if self._cancel_opening():
+            self._stops += 1
+            return True
+        return self.backend is not None and await self.backend.interrupt(STOPPED)
+
+    def answer(self, approval_id: str, answer: Answer, by: str) -> bool:
+        """Decide an open approval; False if it waits no more."""
+        decided = self.backend is not None and self.backend.answer(approval_id, answer)
+        if decided:
+            self._journal.decided(approval_id, by)
+        return decided
+
+    def stop(self) -> Coroutine[Any, Any, BackendEnded | None]:
+        """Stop the turn, drop what waits, and end the backend with all that it started; await what it returns.
+
+        What is sent after this call starts another backend, which goes on with the conversation: messages of one read
+        are told apart by their order, and not by when a task gets its turn.
+        """
+        self._drop_waiting()
+        return self._stop(self._begin_change(), "stopped")
+
+    def restart(self) -> Coroutine[Any, Any, None]:
+        """End the backend and start another that goes on with the conversation; messages that wait stay. Await it."""
+        self._begin_change()
+        return self._restart()
+
+    def renew(self, reason: str) -> None:
+        """Have the next turn held by a fresh backend, for `reason`: what was set can only be set at a start."""
+        self._stale = reason
+
+    async def close(self, why: str) -> BackendEnded | None:
+        """End the backend and this conversation's life; it can be taken up again."""
+        self.over = True
+        self._wake.set()
+        self._drop_waiting()
+        try:
+            return await self._stop(self._begin_change(), why)
+        finally:
+            await asyncio.wait([self._worker], timeout=WORKER_TIMEOUT)
+            self._worker.cancel()
+
+    async def hurry(self) -> None:
+        """Take the grace away from an ending that is under way."""
+        if self._ending is not None:
+            await self._ending.hurry()
+
+    async def recycle(self, now: float) -> str:
+        """End a backend that is idle or old, between turns; why it was ended, or ''."""
+        backend, terms = self.backend, self._terms(self.subject.person)
+        if backend is None or backend.gone or self._changes or self._changing.locked():
+            return ""
+        age = now - self._opened
+        if age > terms.age + terms.limits.turn + STUCK_MARGIN:
+            reason = f"it is {_minutes(age)} old, and its turn should have ended by itself long ago"
+        elif self._at_work:
+            return ""
+        elif age > terms.age:
+            reason = f"it is {_minutes(age)} old, and older than [recycle] age allows"
+        elif now - self.last_used > terms.idle:
+            reason = f"nobody has spoken for {_minutes(now - self.last_used)}"
+            if not terms.background and await backend.background():
+                return ""
+        elif self._stale:
+            reason = self._stale
+        else:
+            return ""
+        return await self._recycle(backend, reason, force=age > terms.age + terms.limits.turn)
+
+    # How.
+
+    @property
+    def _at_work(self) -> bool:
+        return bool(self.began or self._waiting or (self.backend is not None and self.backend.approvals_open))
+
+    async def _recycle(self, backend: Backend, reason: str, *, force: bool) -> str:
+        async with self._changing:
+            if self.backend is not backend or (self._at_work and not force):
+                return ""
+            left = [process.comm for process in await backend.background()]
+            work = f" and what it left running ({', '.join(left[:5])})" if left else ""
+            self._notice(f"the agent{work} is ended, for {reason}; the conversation stays")
+            await self._end("recycled")
+            return reason
+
+    def _begin_change(self) -> bool:
+        """Stop what runs, and hold back what comes; whether a start was stopped."""
+        self._stops += 1
+        self._changes += 1
+        self._settled.clear()
+        return self._cancel_opening()
+
+    def _finish_change(self) -> None:
+        self._changes -= 1
+        if not self._changes:
+            self._settled.set()
+            self._wake.set()
+
+    async def _stop(self, opening: bool, why: str) -> BackendEnded | None:
+        try:
+            async with self._changing:
+                if self.backend is None and not opening and not self.over:
+                    self._notice("nothing is running")
+                return await self._end(why)
+        finally:
+            self._finish_change()
+
+    async def _restart(self) -> None:
+        try:
+            async with self._changing:
+                await self._end("restarted")
+                if not self.over:
+                    await self._open()
+        except _FAULTS as error:
+            self._notice(str(error))
+        finally:
+            self._finish_change()
+
+    async def _work(self) -> None:
+        while not self.over:
+            self._wake.clear()
+            if self._changes:
+                await self._settled.wait()
+            elif self._eager:
+                await self._warm()
+            elif self._waiting:
+                await self._hold_turn(self._waiting.popleft().message)
+            else:
+                self._finishing.clear()
+                self.audience.idle()
+                await self._wake.wait()
+
+    async def _warm(self) -> None:
+        try:
+            async with self._changing:
+                if self.backend is None:
+                    await self._open()
+        except _FAULTS as error:
+            self.audience.closed(str(error))
+        finally:
+            self._eager = False
+
+    async def _hold_turn(self, message: Input) -> None:
+        self.began = time.monotonic()
+        stops = self._stops
+        end = TurnEnded("interrupted", STOPPED)
+        backend = None
+        try:
+            await self._journal.begin_turn(self.subject, message.text)
+            backend = await self._backend_for_turn(stops)
+            if backend is not None and stops == self._stops:
+                end = await self._read_turn(backend, message)
+        except _FAULTS as error:
+            end = TurnEnded("failed", str(error))
+        finally:
+            if stops != self._stops and end.status in ("failed", "interrupted"):
+                end = TurnEnded("interrupted", STOPPED)
+            await self._journal.end_turn(self.subject, end, time.monotonic() - self.began)
+            self.began, self.last_used = 0.0, time.monotonic()
+            self.approvals.clear()
+            self.audience.show(end)
+            self._shown.set()
+        if backend is not None and backend.gone:
+            async with self._changing:
+                if self.backend is backend:
+                    await self._end(backend.gone)
+
+    async def _read_turn(self, backend: Backend, message: Input) -> TurnEnded:
+        end = TurnEnded("failed", "the turn ended without a word")
+        choices = Choices(self.subject.model, self.subject.effort)
+        limits = self._terms(self.subject.person).limits
+        async with aclosing(backend.send(message, choices=choices, limits=limits)) as events:  # type: ignore[type-var]
+            async for event in events:
+                if isinstance(event, TurnEnded):
+                    end = event
+                    continue
+                await self._note(backend, event)
+                self.audience.show(event)
+                await self.audience.ready()
+        return end
+
+    async def _note(self, backend: Backend, event: Event) -> None:
+        """Keep what must outlive this process, and what others ask for."""
+        if backend.conversation and backend.conversation != self.subject.thread:
+            self.subject.thread = backend.conversation
+            await self._journal.thread(self.subject)
+        if isinstance(event, Usage):
+            self.tokens = event.conversation_tokens
+            await self._journal.usage(event)
+        elif isinstance(event, ApprovalRequested):
+            self.approvals[event.approval_id] = event
+            await self._journal.asked(event)
+        elif isinstance(event, ApprovalClosed):
+            self.approvals.pop(event.approval_id, None)
+            await self._journal.closed(event)
+
+    async def _backend_for_turn(self, stops: int) -> Backend | None:
+        """The backend, started if need be; None if there was a stop since `stops` was read."""
+        async with self._changing:
+            if stops != self._stops:
+                return None
+            if self.backend is not None and (self.backend.gone or self._stale):
+                await self._end(self.backend.gone or self._stale)
+            if self.backend is None:
+                await self._open()
+            # Before the lock is free: an ending that comes next shows its report after this turn's end.
+            self._shown.clear()
+            return self.backend
+
+    async def _open(self) -> None:
+        """Start a backend, under the lock; without one if it was stopped. Raises what a start raises."""
+        if self._after is not None:
+            await asyncio.wait([self._after])  # bounded by the ladder of that ending
+            self._after = None
+        await self._journal.keep(self.subject)
+        opening = self._opening = asyncio.get_running_loop().create_task(self._begin_backend())
+        try:
+            await asyncio.wait([opening])
+        except asyncio.CancelledError:
+            opening.cancel()
+            await asyncio.wait([opening], timeout=OPENING_TIMEOUT)
+            raise
+        finally:
+            self._opening = None
+        if opening.cancelled():
+            self._notice("the start was stopped")
+            return
+        begun, self._slot = opening.result()
+        self.backend = begun.backend
+        self._opened, self._stale = time.monotonic(), ""
+        self._record = await self._journal.backend_started(self.subject, self.backend, begun.report_file)
+        self.audience.show(self.backend.started)
+        watcher = asyncio.get_running_loop().create_task(self._watch(self.backend))
+        self._watchers.add(watcher)  # it is over when its backend is
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _begin_backend(self) -> tuple[Begun, Slot]:
+        terms = self._terms(self.subject.person)
+        return await self._pool.open(self.subject.person, terms.bounds, self._start_or_forget, terms.ladder)
+
+    async def _start_or_forget(self) -> Begun:
+        try:
+            return await self._start(self.subject, self.subject.thread)
+        except ResumeError as error:
+            self._notice(f"{error}; this is a new one")
+            self.tokens, self.subject.thread = 0, None
+            return await self._start(self.subject, None)
+
+    async def _watch(self, backend: Backend) -> None:
+        """Show the end of a backend that ends by itself, also between turns. It is over when the backend is."""
+        await backend.wait()
+        async with self._changing:
+            if self.backend is backend:
+                if not self.began:
+                    self._notice(backend.gone)
+                await self._end(backend.gone)
+
+    async def _end(self, why: str) -> BackendEnded | None:
+        """End the backend, under the lock, and show its report behind the end of its turn."""
+        backend, self.backend, slot = self.backend, None, self._slot
+        if backend is None or slot is None:
+            return None
+        left = [process.comm for process in await backend.background()]
+        self._ending = backend
+        try:
+            ended = await self._pool.end(backend, slot)
+        finally:
+            self._ending = None
+        await self._journal.backend_ended(self.subject, self._record, ended, why)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READ_TIMEOUT):
+                await self._shown.wait()
+        if left:
+            self._notice(f"what the agent had left running was ended too: {', '.join(left[:10])}")
+        self.audience.show(ended)
+        return ended
+
+    def _cancel_opening(self) -> bool:
+        return self._opening is not None and self._opening.cancel()
+
+    def _drop_waiting(self) -> None:
+        while self._waiting:
+            one = self._waiting.popleft()
+            one.front.show(Notice(f"not sent: {one.message.text}"))
+
+    def _notice(self, message: str) -> None:
+        self.audience.show(Notice(message))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"

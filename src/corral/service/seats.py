@@ -1,0 +1,247 @@
+"""A front end's place at one person's conversation, in the service's own process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from corral.backends.base import Answer, Input, Notice
+from corral.service import commands
+from corral.service.commands import Answered
+from corral.service.conversation import Conversation, Subject
+from corral.service.front import Reply
+
+if TYPE_CHECKING:
+    from corral.service.front import Front, Welcome
+    from corral.service.service import Service
+    from corral.service.store import ConversationRow
+
+log = structlog.get_logger(__name__)
+
+
+class LocalSeat:
+    """A `corral.service.front.Seat`. It moves from one conversation to another; its front end hears of one at a time."""
+
+    def __init__(
+        self, service: Service, person: str, front: Front, conversation: Conversation, welcome: Welcome, channel: str
+    ) -> None:
+        self.service = service
+        self.person = person
+        self.conversation = conversation
+        self.channel = channel
+        """The lasting front end that goes on here after a restart of the service, by its name; or empty."""
+        self._front = front
+        self._welcome = welcome
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._at_work = 0
+        self._over = False
+        self._relay = _Relay(self)
+        conversation.audience.join(self._relay)
+
+    @property
+    def welcome(self) -> Welcome:
+        return self._welcome
+
+    @property
+    def over(self) -> bool:
+        """Whether its front end has gone."""
+        return self._over
+
+    # What a front end can do (corral.service.front.Seat).
+
+    def send(self, message: Input) -> None:
+        if self._refuses():
+            return
+        self.conversation.send(message, self._relay)
+
+    def command(self, line: str) -> None:
+        if self._refuses():
+            return
+        if line.startswith("//"):
+            self.send(Input(line[1:]))
+            return
+        command, name, argument = commands.find(line)
+        if command is None:
+            self._tell(f"there is no command {name}: /help lists them, and // sends the agent a line that begins with /")
+            return
+        answered = command.act(self, argument)
+        if isinstance(answered, Coroutine):
+            self._own(self._answer(answered))
+        else:
+            self._tell(answered)
+
+    def interrupt(self) -> None:
+        self._own(self._interrupt())
+
+    def answer(self, approval_id: str, answer: Answer) -> None:
+        self.conversation.answer(approval_id, answer, self.person)
+
+    def finish(self) -> None:
+        self._relay.finishing = True
+        self.conversation.finish(self._relay)
+
+    def leave(self) -> None:
+        if not self._over:
+            self._over = True
+            self._own(self._leave())
+
+    def hurry(self) -> None:
+        self._own(self.service.hurry(self))
+
+    def detach(self) -> None:
+        self._over = True
+        self.conversation.audience.quit(self._relay)
+        self.service.left(self)
+
+    # What the commands and the service ask of it.
+
+    def subject(self, *, engine: str | None = None, workspace: str | None = None) -> Subject:
+        """What a new conversation is about that follows the one here."""
+        before = self.conversation.subject
+        if engine is not None and engine != before.engine:
+            # A model's name is the other engine's.
+            return Subject(self.person, engine, before.workspace)
+        return Subject(self.person, before.engine, workspace or before.workspace, before.model, before.effort)
+
+    def move(self, subject: Subject) -> Coroutine[Any, Any, str | None]:
+        """End what is here, and go on with another conversation; await what it returns.
+
+        What is sent after this call belongs to the new one, which starts when the old one's end is over.
+        """
+        old = self.conversation
+        ending = self._own(self._end_of(old))
+        self._take(self.service.begin(subject, after=ending))
+        return _over(ending)
+
+    async def resume(self, row: ConversationRow) -> str | None:
+        """Go on with an earlier conversation; what is to be told."""
+        if row.id == self.conversation.subject.id:
+            return "you are in it"
+        taken = await self.service.take_up(row)
+        if isinstance(taken, str):
+            return taken
+        await asyncio.wait([self._own(self._end_of(self.conversation))])
+        self._take(taken)
+        self.catch_up()
+        return f"you are back in {row.id}: {row.title}"
+
+    def catch_up(self) -> None:
+        """Show what a front end that comes later has missed: the turn that runs, and what is asked."""
+        conversation = self.conversation
+        if conversation.backend is not None:
+            self._front.show(conversation.backend.started)
+        if conversation.began:
+            self._tell("a turn is running")
+        for approval in conversation.approvals.values():
+            self._front.show(approval)
+
+    def close(self, reason: str) -> None:
+        """The service takes the place away."""
+        self._over = True
+        self.conversation.audience.quit(self._relay)
+        self.service.left(self)
+        self._front.closed(reason)
+
+    async def settle(self, timeout: float) -> None:
+        """Wait for what it has begun, `timeout` seconds at the most; the rest is cancelled."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=timeout)
+        for task in self._tasks:
+            task.cancel()
+
+    # How.
+
+    def _refuses(self) -> bool:
+        if self._over:
+            return True
+        if why := self.service.refuses(self.person):
+            self.close(why)
+            return True
+        return False
+
+    def _take(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self.service.moved(self)
+        conversation.audience.join(self._relay)
+
+    async def _end_of(self, old: Conversation) -> None:
+        """Leave a conversation: its backend is ended unless somebody else follows it."""
+        if len(old.audience) > 1:
+            old.audience.quit(self._relay)
+            return
+        await self.service.end(old, "another conversation was begun")
+        old.audience.quit(self._relay)
+
+    async def _leave(self) -> None:
+        await self._end_of(self.conversation)
+        self.service.left(self)
+        self._front.closed("")
+
+    async def _interrupt(self) -> None:
+        if not await self.conversation.interrupt() and not self.conversation.busy:
+            self._tell("nothing is running")
+
+    async def _answer(self, answering: Coroutine[Any, Any, Answered]) -> None:
+        self._at_work += 1
+        try:
+            self._tell(await answering)
+        finally:
+            self._at_work -= 1
+
+    def _tell(self, what: Answered) -> None:
+        if isinstance(what, Reply):
+            self._front.show(what)
+        elif what:
+            self._front.show(Notice(what))
+        self.maybe_idle()
+
+    def maybe_idle(self) -> None:
+        """Say that nothing is to be done, if so; behind the other calls of this moment, which may change that."""
+        asyncio.get_running_loop().call_soon(self._idle)
+
+    def _idle(self) -> None:
+        if self._over or self._at_work or self.conversation.busy:
+            return
+        if self._relay.finishing:
+            self.leave()
+        else:
+            self._front.idle()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a command failed", person=self.person, exc_info=error)
+            self._tell(f"a fault in corral: {error!r}")
+        self.maybe_idle()
+
+
+class _Relay:
+    """The seat's ear at its conversation (a Front)."""
+
+    def __init__(self, seat: LocalSeat) -> None:
+        self.finishing = False
+        self._seat = seat
+        self._front = seat._front  # noqa: SLF001 - it is the seat's own half
+        self.show = self._front.show
+        self.ready = self._front.ready
+
+    def idle(self) -> None:
+        """The conversation has nothing to do; a command may still be at work."""
+        self._seat.maybe_idle()
+
+    def closed(self, reason: str) -> None:
+        """The conversation could not begin."""
+        self._seat.close(reason)
+
+
+async def _over(task: asyncio.Task[None]) -> None:
+    await asyncio.wait([task])

@@ -1,0 +1,168 @@
+"""What the commands tell: where a conversation stands, as text for a person and as data for a program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from corral.process.host import host_table
+from corral.process.table import Process, account_name
+from corral.service.front import Reply
+from corral.spans import size, span
+
+if TYPE_CHECKING:
+    from corral.service.conversation import Conversation
+    from corral.service.seats import LocalSeat
+    from corral.service.store import ConversationRow, UsageRow
+
+MOST_ROWS = 200
+COMMAND_WIDTH = 100
+
+
+async def status(at: LocalSeat) -> Reply:
+    """The conversation, its backend, what runs, what waits, and the last verdict."""
+    conversation, backend = at.conversation, at.conversation.backend
+    subject = conversation.subject
+    data: dict[str, Any] = {
+        "person": subject.person,
+        "engine": subject.engine,
+        "conversation": subject.id,
+        "thread": subject.thread,
+        "title": subject.title,
+        "workspace": subject.workspace,
+        "model": subject.model or (backend.started.model if backend is not None else ""),
+        "effort": subject.effort,
+        "tokens": conversation.tokens,
+        "turn_seconds": round(time.monotonic() - conversation.began, 1) if conversation.began else None,
+        "queued": conversation.waiting,
+        "approvals": len(conversation.approvals),
+        "backend": None,
+        "background": [],
+        "last_verdict": await at.service.last_verdict(at.person),
+    }
+    lines = [_about(data), _doing(conversation)]
+    if backend is None:
+        lines.append("no agent runs; the next message starts one")
+    elif backend.gone:
+        lines.append(backend.gone)
+    else:
+        tree = await at.service.look(backend)
+        left = () if conversation.began else await backend.background()
+        data["backend"] = {
+            "pid": backend.started.pid,
+            "account": backend.started.user,
+            "age": round(conversation.age, 1),
+            "processes": len(tree),
+            "rss": sum(process.rss for process in tree),
+        }
+        data["background"] = [{"pid": process.pid, "command": _command(process)} for process in left]
+        lines.append(
+            f"agent up for {span(conversation.age)} as {backend.started.user}, pid {backend.started.pid}:"
+            f" {_count(len(tree), 'process', 'processes')}, {size(data['backend']['rss'])}"
+        )
+        if left:
+            lines.append("left running in the background, which keeps the agent from being ended for idleness:")
+            lines += [f"  {process.pid} {_command(process)}" for process in left[:10]]
+    if data["last_verdict"]:
+        lines.append(f"last ending: {data['last_verdict']}")
+    return Reply("\n".join(line for line in lines if line), "status", data)
+
+
+async def tree(at: LocalSeat) -> Reply:
+    """The backend's processes, parents before their children."""
+    backend = at.conversation.backend
+    if backend is None or backend.gone:
+        return Reply("no agent runs", "ps", {"tree": []})
+    found = await at.service.look(backend)
+    rows = [
+        {
+            "pid": process.pid,
+            "ppid": process.ppid,
+            "depth": process.depth,
+            "user": account_name(process.uid),
+            "state": process.state,
+            "rss": process.rss,
+            "command": _command(process),
+        }
+        for process in found[:MOST_ROWS]
+    ]
+    lines = [f"{row['user']:<10}{row['pid']:>8} {size(row['rss']):>7}  {'  ' * row['depth']}{row['command']}" for row in rows]
+    if len(found) > MOST_ROWS:
+        lines.append(f"… and {len(found) - MOST_ROWS} more")
+    return Reply("\n".join(lines) or "no process is to be seen", "ps", {"tree": rows})
+
+
+async def earlier(at: LocalSeat) -> Reply:
+    """The person's earlier conversations, numbered."""
+    rows = await at.service.earlier(at.person)
+    if not rows:
+        return Reply("there are no earlier conversations", "resume", {"conversations": []})
+    here = at.conversation.subject.id
+    lines = [_earlier(number, row, here) for number, row in enumerate(rows, start=1)]
+    data = [
+        {"id": row.id, "engine": row.engine, "title": row.title, "used": row.used, "workspace": row.workspace}
+        for row in rows
+    ]
+    return Reply("\n".join([*lines, "/resume NUMBER goes on with one"]), "resume", {"conversations": data})
+
+
+def usage(rows: Sequence[UsageRow], days: int) -> Reply:
+    """What was used, by engine and model."""
+    if not rows:
+        return Reply(f"nothing was used in {days} days", "usage", {"days": days, "usage": []})
+    lines = [
+        f"{row.engine} {row.model or ''}: {_count(row.turns, 'turn', 'turns')}, {row.input_tokens:,} tokens in"
+        f" ({row.cached_input_tokens:,} cached), {row.output_tokens:,} out{f', ${row.cost:.2f}' if row.cost else ''}"
+        for row in rows
+    ]
+    data = [
+        {
+            "engine": row.engine,
+            "model": row.model,
+            "turns": row.turns,
+            "input_tokens": row.input_tokens,
+            "cached_input_tokens": row.cached_input_tokens,
+            "output_tokens": row.output_tokens,
+            "cost": row.cost,
+        }
+        for row in rows
+    ]
+    return Reply("\n".join([f"in the last {_count(days, 'day', 'days')}:", *lines]), "usage", {"days": days, "usage": data})
+
+
+def _about(data: dict[str, Any]) -> str:
+    parts = [data["engine"], data["model"], f"{data['effort']} effort" if data["effort"] else ""]
+    parts.append(f"conversation {data['conversation'] or '(none yet)'}, {data['tokens']:,} tokens")
+    parts.append(f"in {data['workspace']}" if data["workspace"] else "")
+    return " · ".join(part for part in parts if part)
+
+
+def _doing(conversation: Conversation) -> str:
+    parts = []
+    if conversation.began:
+        parts.append(f"a turn runs for {span(time.monotonic() - conversation.began)}")
+    if conversation.waiting:
+        parts.append(f"{_count(conversation.waiting, 'message waits', 'messages wait')}")
+    if conversation.approvals:
+        parts.append(f"{_count(len(conversation.approvals), 'question is', 'questions are')} open")
+    return "; ".join(parts)
+
+
+def _earlier(number: int, row: ConversationRow, here: str) -> str:
+    mark = "  (this one)" if row.id == here else ""
+    return f"{number:>3}  {row.id}  {row.engine:<7}{span(time.time() - row.used):>4} ago  {row.title}{mark}"
+
+
+def _command(process: Process) -> str:
+    command = host_table().command(process.pid) or f"[{process.comm}]"
+    return command if len(command) <= COMMAND_WIDTH else command[: COMMAND_WIDTH - 1] + "…"
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"
+
+
+def names(processes: Iterable[Process], most: int = 10) -> str:
+    """Their names, for a sentence."""
+    return ", ".join(f"{process.comm} ({process.pid})" for process in list(processes)[:most])
