@@ -1,9 +1,11 @@
 """The order of things in a conversation, at moments that a real backend passes through too quickly to be met."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from corral.backends.base import (
     BackendStarted,
     Event,
     Input,
+    Limits,
     Notice,
     Text,
     TurnEnded,
@@ -19,11 +22,17 @@ from corral.backends.base import (
     TurnStarted,
 )
 from corral.backends.errors import BackendError, ResumeError
-from corral.chat.conversation import Conversation
-from corral.process import Report
+from corral.process import Process, Report
+from corral.service.conversation import Begun, Conversation, Subject
+from corral.service.front import Shown
+from corral.service.journal import Journal
+from corral.service.pool import Bounds, Pool
+from corral.service.store import Store
+from corral.service.terms import Terms
 from tests.harness.waiting import until
 
 EMPTY = Report("proven_empty", "no_children", 0.0)
+TERMS = Terms(Limits(), Bounds(4, 2), queue=3, idle=1800.0, age=43200.0, background=False, ladder=5.0)
 
 
 class Backend:
@@ -35,13 +44,18 @@ class Backend:
         self.gone = ""
         self.started = BackendStarted("codex", 1, "me", conversation, resumed=resumed)
         self.turns: list[str] = []
+        self.approvals_open = 0
+        self.left: list[Process] = []
         self.end_turn = asyncio.Event()
         self.may_end = asyncio.Event()
         self.may_end.set()
         self.ending = False
         self.over = asyncio.Event()
 
-    async def send(self, message: Input) -> AsyncIterator[TurnEvent]:
+    async def background(self) -> list[Process]:
+        return self.left
+
+    async def send(self, message: Input, **_: object) -> AsyncIterator[TurnEvent]:
         self.turns.append(message.text)
         self.conversation = self._name
         yield TurnStarted("1")
@@ -67,14 +81,16 @@ class Scene:
 
     backends: list[Backend] = field(default_factory=list)
     asked: list[str | None] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
+    events: list[Shown] = field(default_factory=list)
+    closed_with: list[str] = field(default_factory=list)
+    terms: Terms = TERMS
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
     may_show: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: BackendError | None = None
     starting: int = 0
     conversation: Conversation = field(init=False)
 
-    async def open(self, resume: str | None) -> Backend:
+    async def open(self, subject: Subject, resume: str | None) -> Begun:
         self.asked.append(resume)
         self.starting += 1
         try:
@@ -85,9 +101,12 @@ class Scene:
         finally:
             self.starting -= 1
         self.backends.append(Backend(resume or f"thread-{len(self.backends)}", resumed=resume is not None))
-        return self.backends[-1]
+        return Begun(self.backends[-1], f"0-{len(self.backends)}")  # type: ignore[arg-type]
 
-    def show(self, event: Event) -> None:
+    def send(self, text: str) -> None:
+        self.conversation.send(Input(text), self)
+
+    def show(self, event: Shown) -> None:
         self.events.append(event)
 
     async def ready(self) -> None:
@@ -95,6 +114,9 @@ class Scene:
 
     def idle(self) -> None:
         pass
+
+    def closed(self, reason: str) -> None:
+        self.closed_with.append(reason)
 
     def shown(self, *kinds: type[Event]) -> list[str]:
         return [event.event for event in self.events if isinstance(event, kinds)]
@@ -111,45 +133,74 @@ class Scene:
         await until(condition, 5, what, lambda: "\n".join(map(str, self.events)))
 
 
-@asynccontextmanager
-async def scene(*, starts: bool = True, shows: bool = True) -> AsyncIterator[Scene]:
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    one = await Store.open(tmp_path / "state")
+    yield one
+    await one.aclose()
+
+
+Opens = Callable[..., AbstractAsyncContextManager[Scene]]
+
+
+@pytest.fixture
+def scene(store: Store) -> Opens:
     """A conversation that runs, and is closed and over at the end."""
-    one = Scene()
-    if starts:
-        one.may_start.set()
-    if shows:
-        one.may_show.set()
-    one.conversation = Conversation(one.open, one)  # type: ignore[arg-type]
-    running = asyncio.create_task(one.conversation.run())
-    try:
-        yield one
-    finally:
-        one.may_show.set()
-        await asyncio.wait_for(one.conversation.close(), 5)
-        await asyncio.wait_for(running, 5)
-        assert all(backend.ending for backend in one.backends), "every backend is ended"
-        assert one.starting == 0, "no start is left over"
+
+    async def nobody(subject: Subject) -> None:
+        pass
+
+    @asynccontextmanager
+    async def opened(
+        *, starts: bool = True, shows: bool = True, warm: bool = True, **more: object
+    ) -> AsyncIterator[Scene]:
+        one = Scene(**more)  # type: ignore[arg-type]
+        if starts:
+            one.may_start.set()
+        if shows:
+            one.may_show.set()
+        one.conversation = Conversation(
+            Subject("anna", "codex", ""),
+            start=one.open,
+            pool=Pool(),
+            journal=Journal(store, nobody),
+            terms=lambda _: one.terms,
+        )
+        one.conversation.audience.join(one)
+        if warm:
+            one.conversation.warm()
+        try:
+            yield one
+        finally:
+            one.may_show.set()
+            one.may_start.set()
+            for backend in one.backends:
+                backend.may_end.set()
+            await asyncio.wait_for(one.conversation.close("the test is over"), 5)
+            assert all(backend.ending or backend.over.is_set() for backend in one.backends), "every backend is ended"
+            assert one.starting == 0, "no start is left over"
+
+    return opened
 
 
-async def test_stop_in_the_start_takes_the_message_back_and_the_next_one_starts_anew() -> None:
+async def test_stop_in_the_start_takes_the_message_back_and_the_next_one_starts_anew(scene: Opens) -> None:
     async with scene(starts=False) as one:
-        one.conversation.send("first")
+        one.send("first")
         await one.until(lambda: one.starting, "the backend starts")
         await one.conversation.stop()
         assert one.starting == 0
         assert one.notices == ["not sent: first", "the start was stopped"]
         one.may_start.set()
-        one.conversation.send("second")
+        one.send("second")
         await one.until(lambda: one.backends and one.backends[0].turns == ["second"], "the second is held")
 
 
-@pytest.mark.parametrize("forget", [False, True])
-async def test_what_comes_in_one_read_is_told_apart_by_its_order(forget: bool) -> None:
+async def test_what_comes_in_one_read_is_told_apart_by_its_order(scene: Opens) -> None:
     async with scene() as one:
         await one.until(lambda: one.backends, "the backend runs")
-        one.conversation.send("first")
-        stopping = asyncio.create_task(one.conversation.stop(forget=forget))
-        one.conversation.send("second")
+        one.send("first")
+        stopping = asyncio.create_task(one.conversation.stop())
+        one.send("second")
         await stopping
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns == ["second"], "the second is held")
         assert one.backends[0].turns == []
@@ -157,25 +208,25 @@ async def test_what_comes_in_one_read_is_told_apart_by_its_order(forget: bool) -
         assert "not sent: second" not in one.notices
 
 
-async def test_a_message_is_held_by_the_new_backend_after_a_restart() -> None:
+async def test_a_message_is_held_by_the_new_backend_after_a_restart(scene: Opens) -> None:
     async with scene() as one:
-        one.conversation.send("first")
+        one.send("first")
         await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
-        one.conversation.send("second")
+        one.send("second")
         await one.conversation.restart()
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns == ["second"], "the second is held")
         assert one.backends[0].turns == ["first"]
         assert one.asked == [None, "thread-0"]
 
 
-async def test_a_message_during_the_ending_waits_for_it() -> None:
+async def test_a_message_during_the_ending_waits_for_it(scene: Opens) -> None:
     async with scene() as one:
-        one.conversation.send("first")
+        one.send("first")
         await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
         one.backends[0].may_end.clear()
         stopping = asyncio.create_task(one.conversation.stop())
         await one.until(lambda: one.backends[0].ending, "the ending is under way")
-        one.conversation.send("second")
+        one.send("second")
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(one.backends) == 1, "two would share one CODEX_HOME"
@@ -186,9 +237,9 @@ async def test_a_message_during_the_ending_waits_for_it() -> None:
         assert one.asked == [None, "thread-0"]
 
 
-async def test_the_end_of_the_turn_is_shown_before_the_report_however_slow_the_front_is() -> None:
+async def test_the_end_of_the_turn_is_shown_before_the_report_however_slow_the_front_is(scene: Opens) -> None:
     async with scene(shows=False) as one:
-        one.conversation.send("first")
+        one.send("first")
         await one.until(lambda: one.shown(TurnStarted), "the turn began")
         stopping = asyncio.create_task(one.conversation.stop())
         await one.until(lambda: one.backends[0].ending, "the ending is under way")
@@ -201,51 +252,105 @@ async def test_the_end_of_the_turn_is_shown_before_the_report_however_slow_the_f
         assert one.events[-2] == TurnEnded("interrupted", "stopped on request")
 
 
-async def test_a_conversation_that_is_not_known_any_more_is_begun_anew() -> None:
+async def test_a_conversation_that_is_not_known_any_more_is_begun_anew(scene: Opens) -> None:
     async with scene() as one:
-        one.conversation.send("first")
+        one.send("first")
         await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
         await one.conversation.stop()
         one.refusal = ResumeError("codex cannot go on with it")
-        one.conversation.send("second")
+        one.send("second")
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns, "the second is held")
         assert one.asked == [None, "thread-0", None]
         assert "codex cannot go on with it; this is a new one" in one.notices
 
 
-async def test_a_start_that_fails_later_fails_the_turn_and_not_the_chat() -> None:
+async def test_a_start_that_fails_later_fails_the_turn_and_not_the_chat(scene: Opens) -> None:
     async with scene() as one:
         await one.until(lambda: one.backends, "the backend runs")
         await one.conversation.stop()
         one.refusal = BackendError("the disk is full")
-        one.conversation.send("second")
+        one.send("second")
         await one.until(lambda: one.shown(TurnEnded), "the turn ended")
         assert one.events[-1] == TurnEnded("failed", "the disk is full")
-        one.conversation.send("third")
+        one.send("third")
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns == ["third"], "the third is held")
 
 
-async def test_the_first_start_that_fails_ends_it_with_the_reason() -> None:
-    one = Scene(refusal=BackendError("no rule in sudoers"))
-    one.may_start.set()
-    conversation = Conversation(one.open, one)  # type: ignore[arg-type]
-    assert await asyncio.wait_for(conversation.run(), 5) == "no rule in sudoers"
+async def test_the_first_start_that_fails_closes_the_seat_with_the_reason(scene: Opens) -> None:
+    async with scene(refusal=BackendError("no rule in sudoers")) as one:
+        await one.until(lambda: one.closed_with, "it is closed")
+        assert one.closed_with == ["no rule in sudoers"]
+
+
+async def test_the_queue_is_bounded_and_tells_each_message_its_place(scene: Opens) -> None:
+    async with scene() as one:
+        one.send("first")
+        await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
+        for text in ("second", "third", "fourth", "fifth"):
+            one.send(text)
+        assert one.notices == [
+            "queued, number 1: second",
+            "queued, number 2: third",
+            "queued, number 3: fourth",
+            "not taken: 3 messages wait already. Wait for the turn's end, or /stop",
+        ]
+        one.backends[0].end_turn.set()
+        await one.until(lambda: len(one.backends[0].turns) == 4, "all were held")
+        assert one.backends[0].turns == ["first", "second", "third", "fourth"]
+
+
+async def test_an_idle_backend_is_ended_and_the_next_message_goes_on(scene: Opens) -> None:
+    async with scene() as one:
+        one.send("first")
+        await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
+        now = time.monotonic
+        assert await one.conversation.recycle(now() + 10_000) == "", "never under a running turn"
+        one.backends[0].end_turn.set()
+        await one.until(lambda: not one.conversation.busy, "the turn is over")
+        assert await one.conversation.recycle(now() + 10) == ""
+        assert "nobody has spoken for" in await one.conversation.recycle(now() + 10_000)
+        assert one.ends == ["turn_ended", "backend_ended"]
+        one.send("second")
+        await one.until(lambda: len(one.backends) == 2, "another one goes on")
+        assert one.asked == [None, "thread-0"]
+
+
+async def test_work_left_in_the_background_keeps_a_backend_from_being_ended_for_idleness(scene: Opens) -> None:
+    async with scene() as one:
+        await one.until(lambda: one.backends, "the backend runs")
+        one.backends[0].left = [Process(4321, comm="vite")]
+        later = time.monotonic() + 10_000
+        assert await one.conversation.recycle(later) == ""
+        one.terms = replace(TERMS, background=True)
+        assert await one.conversation.recycle(later)
+        assert any("what it left running (vite)" in notice for notice in one.notices)
+
+
+async def test_an_old_backend_is_replaced_between_turns_and_a_stuck_one_in_the_end(scene: Opens) -> None:
+    async with scene() as one:
+        one.send("first")
+        await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
+        old = time.monotonic() + TERMS.age + 1
+        assert await one.conversation.recycle(old) == ""
+        one.backends[0].approvals_open = 1
+        assert "long ago" in await one.conversation.recycle(old + TERMS.limits.turn + 100)
+        await one.until(lambda: one.ends == ["turn_ended", "backend_ended"], "the turn came to its end")
 
 
 @pytest.mark.parametrize("message", [True, False])
-async def test_closing_in_the_start_leaves_no_backend(message: bool) -> None:
+async def test_closing_in_the_start_leaves_no_backend(message: bool, scene: Opens) -> None:
     async with scene(starts=False) as one:
         if message:
-            one.conversation.send("first")
+            one.send("first")
         await one.until(lambda: one.starting, "the backend starts")
     assert one.backends == []
 
 
-async def test_a_restart_behind_a_close_starts_nothing() -> None:
+async def test_a_restart_behind_a_close_starts_nothing(scene: Opens) -> None:
     async with scene() as one:
         await one.until(lambda: one.backends, "the backend runs")
         one.backends[0].may_end.clear()
-        closing = asyncio.create_task(one.conversation.close())
+        closing = asyncio.create_task(one.conversation.close("done"))
         await one.until(lambda: one.backends[0].ending, "the ending is under way")
         restarting = asyncio.create_task(one.conversation.restart())
         one.backends[0].may_end.set()
@@ -253,16 +358,16 @@ async def test_a_restart_behind_a_close_starts_nothing() -> None:
         assert len(one.backends) == 1
 
 
-async def test_a_backend_that_died_is_ended_before_the_next_turn() -> None:
+async def test_a_backend_that_died_is_ended_before_the_next_turn(scene: Opens) -> None:
     async with scene() as one:
         await one.until(lambda: one.backends, "the backend runs")
         one.backends[0].gone = "codex ended with status 1"
-        one.conversation.send("first")
+        one.send("first")
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns == ["first"], "the turn is held")
         assert one.ends == ["backend_ended"]
 
 
-async def test_a_backend_that_dies_between_turns_is_told_of_at_once() -> None:
+async def test_a_backend_that_dies_between_turns_is_told_of_at_once(scene: Opens) -> None:
     async with scene() as one:
         await one.until(lambda: one.backends, "the backend runs")
         one.backends[0].gone = "codex ended with status -9"
@@ -270,5 +375,5 @@ async def test_a_backend_that_dies_between_turns_is_told_of_at_once() -> None:
         await one.until(lambda: one.ends == ["backend_ended"], "its end was shown")
         assert one.notices == ["codex ended with status -9"]
         assert one.conversation.backend is None
-        one.conversation.send("and now?")
+        one.send("and now?")
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns, "another one holds the turn")

@@ -35,6 +35,8 @@ class Launch:
     """Where the reaper writes its report, whether or not this process lives to see it."""
     label: str = ""
     """What `corral ps` shows."""
+    job_id: str = ""
+    """The job's id, for a caller who must know it before the start; by default a fresh one."""
 
     @property
     def account(self) -> str | None:
@@ -67,4 +69,5 @@ class Launch:
             state_dir=self.state_dir,
             report_file=self.report_file,
             label=self.label or label,
+            job_id=self.job_id,
         )

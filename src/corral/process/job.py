@@ -90,6 +90,7 @@ class Job:
         report_file: str | os.PathLike[str] | None = None,
         tracker: str = "auto",
         label: str = "",
+        job_id: str = "",
     ) -> Job:
         """Start a command below a reaper of its own.
 
@@ -103,17 +104,21 @@ class Job:
             lives to see it.
         tracker: `auto`; `portable` to do as a host without subreapers must; `subreaper-scan` to do as one without
             children files must.
+        job_id: a fresh `ledger.new_id()`, for a caller who must know it before the start.
 
         Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either.
         """
         _check(argv, env, grace, kill, tracker)
+        job_id = job_id or ledger.new_id()
+        if not ledger.is_id(job_id):
+            raise StartError("invalid", f"{job_id!r} is no job's id: use ledger.new_id()")
         try:
             folder = os.path.abspath(state_dir if state_dir is not None else ledger.default_state_dir())
             report_path = os.path.abspath(report_file) if report_file is not None else None
             wanted_cwd = os.path.abspath(cwd) if cwd is not None else None
         except FileNotFoundError:
             raise StartError("cwd", "this process's own folder is gone, and a path is relative to it") from None
-        job = cls(ledger.new_id(), Ladder(grace, kill), folder, report_path, marks.choose())
+        job = cls(job_id, Ladder(grace, kill), folder, report_path, marks.choose())
         own, preserve = _environment(user, env)
         beginning = asyncio.ensure_future(
             job._begin(

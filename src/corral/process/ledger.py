@@ -81,6 +81,11 @@ def new_id() -> str:
     return f"{int(time.time()):08x}-{os.urandom(4).hex()}"
 
 
+def is_id(text: str) -> bool:
+    """Whether it can name a record."""
+    return bool(text) and not set(text) - _NAME and not text.startswith(".")
+
+
 class Record:
     """The open, locked record of a live job."""
 

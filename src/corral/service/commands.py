@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -206,16 +205,9 @@ async def _ended(ending: Coroutine[Any, Any, object]) -> Answered:
     return None
 
 
-async def _then(doing: Coroutine[Any, Any, str | None], done: str) -> Answered:
-    return await doing or done
-
-
-def split(argument: str) -> list[str]:
-    """The words of an argument, as a shell has them; the whole of it where quotes do not match."""
-    try:
-        return shlex.split(argument)
-    except ValueError:
-        return [argument]
+async def _then(doing: Coroutine[Any, Any, None], done: str) -> Answered:
+    await doing
+    return done
 
 
 def _command(name: str, arguments: str, summary: str, act: Handler) -> tuple[str, Command]:

@@ -66,10 +66,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A backend that was started, and the file that its reaper will leave its report in."""
+    """A backend that was started, and the id of its job in the ledger."""
 
     backend: Backend
-    report_file: str
+    job_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Conversation:
         start: StartBackend,
         pool: Pool,
         journal: Journal,
-        terms: Callable[[str], Terms],
+        terms: Callable[[Subject], Terms],
         after: asyncio.Task[None] | None = None,
     ) -> None:
         """`after`: what must be over before this one starts a backend, such as the end of the one before it."""
@@ -154,7 +154,7 @@ class Conversation:
 
     def send(self, message: Input, front: Front) -> None:
         """Take a message; while a turn runs it waits for its end."""
-        most = self._terms(self.subject.person).queue
+        most = self._terms(self.subject).queue
         if len(self._waiting) >= most:
             front.show(Notice(f"not taken: {most} messages wait already. Wait for the turn's end, or /stop"))
             return
@@ -221,6 +221,14 @@ class Conversation:
             await asyncio.wait([self._worker], timeout=WORKER_TIMEOUT)
             self._worker.cancel()
 
+    async def let_go(self) -> None:
+        """Let others take it up: it was closed."""
+        await self._journal.release(self.subject)
+
+    async def keep_choices(self) -> None:
+        """Write down what was chosen for it."""
+        await self._journal.choices(self.subject)
+
     async def hurry(self) -> None:
         """Take the grace away from an ending that is under way."""
         if self._ending is not None:
@@ -228,7 +236,7 @@ class Conversation:
 
     async def recycle(self, now: float) -> str:
         """End a backend that is idle or old, between turns; why it was ended, or ''."""
-        backend, terms = self.backend, self._terms(self.subject.person)
+        backend, terms = self.backend, self._terms(self.subject)
         if backend is None or backend.gone or self._changes or self._changing.locked():
             return ""
         age = now - self._opened
@@ -348,8 +356,8 @@ class Conversation:
 
     async def _read_turn(self, backend: Backend, message: Input) -> TurnEnded:
         end = TurnEnded("failed", "the turn ended without a word")
-        choices = Choices(self.subject.model, self.subject.effort)
-        limits = self._terms(self.subject.person).limits
+        terms = self._terms(self.subject)
+        choices, limits = Choices(self.subject.model, self.subject.effort or terms.effort), terms.limits
         async with aclosing(backend.send(message, choices=choices, limits=limits)) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, TurnEnded):
@@ -409,14 +417,14 @@ class Conversation:
         begun, self._slot = opening.result()
         self.backend = begun.backend
         self._opened, self._stale = time.monotonic(), ""
-        self._record = await self._journal.backend_started(self.subject, self.backend, begun.report_file)
+        self._record = await self._journal.backend_started(self.subject, self.backend, begun.job_id)
         self.audience.show(self.backend.started)
         watcher = asyncio.get_running_loop().create_task(self._watch(self.backend))
         self._watchers.add(watcher)  # it is over when its backend is
         watcher.add_done_callback(self._watchers.discard)
 
     async def _begin_backend(self) -> tuple[Begun, Slot]:
-        terms = self._terms(self.subject.person)
+        terms = self._terms(self.subject)
         return await self._pool.open(self.subject.person, terms.bounds, self._start_or_forget, terms.ladder)
 
     async def _start_or_forget(self) -> Begun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -30,8 +30,10 @@ T = TypeVar("T")
 class Journal:
     """One conversation's. A store that fails (a full disk) is an error in the log, and holds up nobody's work."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, known: Callable[[Subject], Awaitable[None]]) -> None:
+        """`known` is told when the conversation has got its id."""
         self._store = store
+        self._known = known
         self._turn = ""
         self._tokens = 0
         self._by: dict[str, str] = {}
@@ -49,6 +51,7 @@ class Journal:
         if row is not None:
             subject.id = row.id
             await self._written(self._store.claim(row.id), False)
+            await self._known(subject)
 
     async def thread(self, subject: Subject) -> None:
         """The engine has named its conversation."""
@@ -114,7 +117,7 @@ class Journal:
         if self._turn:
             await self._written(self._store.approval_closed(self._turn, event.approval_id, event.decision, by), None)
 
-    async def backend_started(self, subject: Subject, backend: Backend, report_file: str) -> str:
+    async def backend_started(self, subject: Subject, backend: Backend, job_id: str) -> str:
         """A backend runs; the record's id, or '' if it could not be written."""
         started = backend.started
         log.info(
@@ -130,7 +133,7 @@ class Journal:
             return ""
         return await self._written(
             self._store.backend_started(
-                subject.id, subject.person, started.user, started.engine, started.pid, started.model, report_file
+                subject.id, subject.person, started.user, started.engine, started.pid, started.model, job_id
             ),
             "",
         )

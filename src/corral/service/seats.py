@@ -106,7 +106,7 @@ class LocalSeat:
             return Subject(self.person, engine, before.workspace)
         return Subject(self.person, before.engine, workspace or before.workspace, before.model, before.effort)
 
-    def move(self, subject: Subject) -> Coroutine[Any, Any, str | None]:
+    def move(self, subject: Subject) -> Coroutine[Any, Any, None]:
         """End what is here, and go on with another conversation; await what it returns.
 
         What is sent after this call belongs to the new one, which starts when the old one's end is over.

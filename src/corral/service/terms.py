@@ -24,3 +24,5 @@ class Terms:
     """Whether work that the agent left in the background is ended for idleness too."""
     ladder: float
     """Seconds that the ending of one backend may take."""
+    effort: str | None = None
+    """Of reasoning, where the conversation has none of its own."""

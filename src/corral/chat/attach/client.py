@@ -1,0 +1,140 @@
+"""A terminal's side of the socket: a seat whose calls go over it, and whose events come from it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from corral.chat.attach import wire
+
+if TYPE_CHECKING:
+    from corral.backends.base import Answer, Input
+    from corral.service.front import Front, Welcome
+
+CONNECT_TIMEOUT = 5.0  # seconds
+END_TIMEOUT = 120.0  # seconds for all of a person's backends to be ended
+
+
+class NoServiceError(Exception):
+    """No service listens there, or none that serves this account."""
+
+
+class RefusedError(Exception):
+    """The service said why it does not serve this call."""
+
+
+class AttachedSeat:
+    """A `corral.service.front.Seat` at a running service."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, welcome: Welcome) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._welcome = welcome
+        self._over = False
+
+    @classmethod
+    async def open(cls, path: Path, hello: wire.Hello) -> AttachedSeat:
+        """Connect and say hello. Raises NoServiceError, RefusedError."""
+        reader, writer = await _connect(path)
+        try:
+            first = await _ask(reader, writer, hello)
+            if first.get("event") == "closed":
+                raise RefusedError(str(first.get("reason")))
+            return cls(reader, writer, wire.welcome_from(first))
+        except BaseException:
+            writer.close()
+            raise
+
+    async def read(self, front: Front) -> None:
+        """Hand on what the service tells, until it says that this seat is closed, or is gone itself."""
+        try:
+            while line := await self._reader.readline():
+                data = msgspec.json.decode(line)
+                match data.get("event"):
+                    case "idle":
+                        front.idle()
+                    case "closed":
+                        self._over = True
+                        front.closed(str(data.get("reason", "")))
+                        return
+                    case _:
+                        front.show(wire.event_from(data))
+                        await front.ready()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not self._over:
+                front.closed(f"the connection to the service broke: {error}")
+        else:
+            front.closed("the service is gone: what it ran is ended by its reapers")
+        finally:
+            self._over = True
+            self._writer.close()
+
+    @property
+    def welcome(self) -> Welcome:
+        return self._welcome
+
+    def send(self, message: Input) -> None:
+        self._call(wire.Send(message.text))
+
+    def command(self, line: str) -> None:
+        self._call(wire.Command(line))
+
+    def answer(self, approval_id: str, answer: Answer) -> None:
+        answers = {question: list(given) for question, given in answer.answers.items()}
+        self._call(wire.AnswerCall(approval_id, answer.decision, answers))
+
+    def interrupt(self) -> None:
+        self._call(wire.Plain("interrupt"))
+
+    def finish(self) -> None:
+        self._call(wire.Plain("finish"))
+
+    def leave(self) -> None:
+        self._call(wire.Plain("leave"))
+
+    def hurry(self) -> None:
+        self._call(wire.Plain("hurry"))
+
+    def detach(self) -> None:
+        self._writer.close()
+
+    def _call(self, call: wire.Call) -> None:
+        if not self._over and not self._writer.is_closing():
+            self._writer.write(wire.encode(call))
+
+
+async def end_person(path: Path, person: str) -> list[dict[str, Any]]:
+    """Have the service end all backends of a person; their `backend_ended` events. Raises NoServiceError."""
+    reader, writer = await _connect(path)
+    try:
+        answer = await _ask(reader, writer, wire.EndPerson(person), END_TIMEOUT)
+    finally:
+        writer.close()
+    return list(answer["ended"])
+
+
+async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            return await asyncio.open_unix_connection(path, limit=wire.MOST_BYTES)
+    except (OSError, TimeoutError) as error:
+        raise NoServiceError(f"no service listens at {path}") from error
+
+
+async def _ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: wire.First, timeout: float = CONNECT_TIMEOUT
+) -> dict[str, Any]:
+    line = b""
+    with suppress(OSError, TimeoutError):
+        async with asyncio.timeout(timeout):
+            writer.write(wire.encode(first))
+            await writer.drain()
+            line = await reader.readline()
+    if not line:
+        raise NoServiceError("the service does not serve this account")
+    answer: dict[str, Any] = msgspec.json.decode(line)
+    return answer

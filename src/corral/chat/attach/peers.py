@@ -1,0 +1,45 @@
+"""Who is at the other end of a Unix socket, by the kernel's word, and for whom they may speak."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from corral.service.config import Config
+
+_UCRED = struct.Struct("3i")  # Linux, SO_PEERCRED: pid, uid, gid
+_XUCRED = struct.Struct("2i")  # macOS, LOCAL_PEERCRED: version, uid, …
+_XUCRED_BYTES = 76
+_SOL_LOCAL, _LOCAL_PEERCRED = 0, 1
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The account of whoever connected, as it was at that moment. Raises OSError."""
+    if sys.platform == "linux":
+        _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return int(uid)
+    data = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)
+    return int(_XUCRED.unpack_from(data)[1])
+
+
+def may_speak_for(config: Config, uid: int) -> tuple[str, ...]:
+    """The people for whom this account may speak: the service's account and root for all, others for their own.
+
+    A person without an account of their own is the service's account's alone: whoever else could speak for them would
+    run commands as the service.
+    """
+    if uid in (0, os.getuid()):
+        return tuple(person.name for person in config.people)
+    return tuple(person.name for person in config.people if person.os_user is not None and _uid(person.os_user) == uid)
+
+
+def _uid(name: str) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None

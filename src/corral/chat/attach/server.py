@@ -1,0 +1,224 @@
+"""The service's side of the socket: a front end for each connection, served as far as the kernel says who is there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from corral.backends.base import Answer, Input, to_json
+from corral.chat.attach import wire
+from corral.chat.attach.peers import may_speak_for, peer_uid
+from corral.service.conversation import Subject
+from corral.service.service import AccessError
+
+if TYPE_CHECKING:
+    from corral.service.front import Seat, Shown, Welcome
+    from corral.service.service import Service
+
+log = structlog.get_logger(__name__)
+
+HELLO_TIMEOUT = 5.0  # seconds for the first line
+STALL_TIMEOUT = 30.0  # seconds for which a client may not read before it is let go of
+FLUSH_TIMEOUT = 2.0  # seconds for the last lines to be read
+MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which its turn waits for it
+MOST_CONNECTIONS = 256
+
+
+class SocketError(Exception):
+    """The service cannot listen; the message says why and what to do."""
+
+
+class SocketServer:
+    """Listens at a path until `close`. The file's mode lets everybody connect: the kernel's word decides who is heard."""
+
+    def __init__(self, service: Service, path: Path) -> None:
+        self._service = service
+        self._path = path
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to listen. A socket file that a dead service left is replaced. Raises SocketError."""
+        try:
+            await _make_way(self._path)
+            self._server = await asyncio.start_unix_server(self._connected, self._path, limit=wire.MOST_BYTES)
+            self._path.chmod(0o666)
+        except OSError as error:
+            raise SocketError(
+                f"cannot listen at {self._path}: {error.strerror or error}; choose another with [service] socket"
+            ) from error
+
+    async def close(self) -> None:
+        """Listen no more, and let the connections end."""
+        if self._server is None:
+            return
+        self._server.close()
+        if self._connections:
+            await asyncio.wait(list(self._connections), timeout=FLUSH_TIMEOUT)
+        for one in self._connections:
+            one.cancel()
+        with suppress(OSError):
+            self._path.unlink()
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a connection failed", exc_info=error)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            uid = peer_uid(writer.get_extra_info("socket"))
+            people = may_speak_for(self._service.config, uid)
+            if not people or len(self._connections) > MOST_CONNECTIONS:
+                log.warning("a connection was refused", uid=uid)
+                return
+            async with asyncio.timeout(HELLO_TIMEOUT):
+                first = wire.first_decoder.decode(await reader.readline())
+            await _Client(self._service, uid, people, reader, writer).serve(first)
+        except (TimeoutError, ValueError, OSError) as error:  # msgspec's errors are ValueErrors
+            log.warning("a connection was ended", error=str(error))
+        finally:
+            writer.close()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(FLUSH_TIMEOUT):
+                    await writer.wait_closed()
+
+
+@dataclass(eq=False)
+class _Client:
+    """One connection (a corral.service.front.Front)."""
+
+    service: Service
+    uid: int
+    people: tuple[str, ...]
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    gone: bool = False
+
+    async def serve(self, first: wire.First) -> None:
+        """Answer the first line, then take calls until the client or the service ends it."""
+        if isinstance(first, wire.EndPerson):
+            await self._end_person(first.person)
+            return
+        person = first.person or (self.people[0] if len(self.people) == 1 else None)
+        if person is None:
+            # To nobody else: these are the people for whom this account may speak.
+            self._write({"event": "closed", "reason": f"say for whom you speak, --person NAME: {', '.join(self.people)}"})
+            return
+        if person not in self.people:
+            log.warning("a connection was refused", uid=self.uid, person=person)
+            return
+        try:
+            subject = self._subject(person, first)
+            seat = await self.service.seat(person, self, resume=first.resume, subject=subject, greet=self._greet)
+        except AccessError:
+            return
+        except LookupError as error:
+            self.closed(str(error.args[0]))
+            return
+        log.info("attached", person=person, uid=self.uid)
+        try:
+            await self._take_calls(seat)
+        finally:
+            if not self.gone:
+                seat.detach()
+            await seat.settle(FLUSH_TIMEOUT)
+            log.info("detached", person=person, uid=self.uid)
+
+    # What the seat tells (corral.service.front.Front).
+
+    def show(self, event: Shown) -> None:
+        self._write(to_json(event))
+
+    async def ready(self) -> None:
+        """Wait until the client has read most of it. One that does not read is let go of: its turn goes on."""
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT):
+                await self.writer.drain()
+        except (TimeoutError, OSError):
+            self.writer.transport.abort()
+
+    def idle(self) -> None:
+        self._write({"event": "idle"})
+
+    def closed(self, reason: str) -> None:
+        self.gone = True
+        self._write({"event": "closed", "reason": reason})
+        self.writer.close()
+
+    # How.
+
+    def _subject(self, person: str, hello: wire.Hello) -> Subject:
+        """What a new conversation is about. Raises LookupError for an engine that there is not."""
+        engine = hello.engine or self.service.config.engine_of(self.service.person(person))
+        if engine not in self.service.engines:
+            raise LookupError(f"there is no engine {engine!r}; there are {', '.join(self.service.engines)}")
+        return Subject(person, engine, "", hello.model)
+
+    def _greet(self, welcome: Welcome) -> None:
+        self.writer.transport.set_write_buffer_limits(high=MOST_WAITING)
+        self._write(wire.welcome_json(welcome))
+
+    async def _take_calls(self, seat: Seat) -> None:
+        while not self.gone:
+            line = await self.reader.readline()
+            if not line.endswith(b"\n"):
+                return
+            call = wire.call_decoder.decode(line)
+            match call:
+                case wire.Send(text=text):
+                    seat.send(Input(text))
+                case wire.Command(line=text):
+                    seat.command(text)
+                case wire.AnswerCall():
+                    seat.answer(call.approval_id, Answer(call.decision, call.answers))
+                case wire.Plain(name=name):
+                    if name not in wire.PLAIN:
+                        raise ValueError(f"there is no call {name!r}")
+                    getattr(seat, name)()
+
+    async def _end_person(self, person: str) -> None:
+        if person not in self.people:
+            log.warning("a connection was refused", uid=self.uid, person=person)
+            return
+        ended = await self.service.end_person(person)
+        self._write({"event": "done", "ended": [to_json(one) for one in ended]})
+
+    def _write(self, message: object) -> None:
+        if not self.writer.is_closing():
+            self.writer.write(wire.encode(message))
+
+
+async def _make_way(path: Path) -> None:
+    """Remove the socket of a service that is dead. Raises OSError where another one listens, or another file is."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise FileExistsError(17, "there is a file that is no socket")
+    probe = socket.socket(socket.AF_UNIX)
+    try:
+        probe.settimeout(1.0)
+        probe.connect(os.fspath(path))
+    except ConnectionRefusedError:
+        path.unlink()
+    else:
+        raise OSError(98, "another service listens there")
+    finally:
+        probe.close()

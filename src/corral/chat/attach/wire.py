@@ -1,0 +1,126 @@
+"""What goes over the socket.
+
+The first line of a client is a `Hello` or an `EndPerson`; the service answers a Hello with a `welcome`, an EndPerson with a
+`done`, and says nothing at all to whom it does not serve. Then the client sends calls of its seat, and the service events: those of
+`corral chat --json`, and `idle` and `closed`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from corral.backends import base
+from corral.backends.base import Event, Limits, Step
+from corral.process import Report
+from corral.service.front import CommandHelp, Reply, Shown, Welcome
+
+MOST_BYTES = 16 * 2**20  # of a line
+VERSION = 1
+
+
+class Hello(msgspec.Struct, tag="hello", tag_field="call", omit_defaults=True):
+    """Who talks, and with what."""
+
+    version: int = VERSION
+    person: str | None = None
+    resume: str | None = None
+    engine: str | None = None
+    model: str | None = None
+
+
+class EndPerson(msgspec.Struct, tag="end_person", tag_field="call"):
+    """End all backends of a person."""
+
+    person: str
+
+
+class Send(msgspec.Struct, tag="send", tag_field="call", omit_defaults=True):
+    """Seat.send."""
+
+    text: str
+
+
+class Command(msgspec.Struct, tag="command", tag_field="call"):
+    """Seat.command."""
+
+    line: str
+
+
+class AnswerCall(msgspec.Struct, tag="answer", tag_field="call", omit_defaults=True):
+    """Seat.answer."""
+
+    approval_id: str
+    decision: base.Decision
+    answers: dict[str, list[str]] = {}
+
+
+class Plain(msgspec.Struct, tag="do", tag_field="call"):
+    """A call without arguments, by its name."""
+
+    name: str
+
+
+First: TypeAlias = Hello | EndPerson
+Call: TypeAlias = Send | Command | AnswerCall | Plain
+
+PLAIN = ("interrupt", "finish", "leave", "hurry", "detach")
+
+first_decoder = msgspec.json.Decoder(First)
+call_decoder = msgspec.json.Decoder(Call)
+
+_EVENTS: dict[str, type[Event]] = {
+    kind.event: kind
+    for kind in (
+        base.BackendStarted,
+        base.TurnStarted,
+        base.Text,
+        base.Reasoning,
+        base.ToolStarted,
+        base.ToolOutput,
+        base.ToolEnded,
+        base.ApprovalRequested,
+        base.ApprovalClosed,
+        base.Usage,
+        base.Notice,
+        base.TurnEnded,
+        base.BackendEnded,
+    )
+}
+
+
+def encode(message: object) -> bytes:
+    """An object as a line."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def welcome_json(welcome: Welcome) -> dict[str, Any]:
+    """The service's answer to a Hello."""
+    return {"event": "welcome", **msgspec.to_builtins(welcome)}
+
+
+def welcome_from(data: dict[str, Any]) -> Welcome:
+    """The Welcome again. Raises KeyError, msgspec.ValidationError for what is none."""
+    return Welcome(
+        data["person"],
+        data["engine"],
+        msgspec.convert(data["limits"], Limits),
+        tuple(msgspec.convert(one, CommandHelp) for one in data["commands"]),
+    )
+
+
+def event_from(data: dict[str, Any]) -> Shown:
+    """The event that an object stands for; a notice for one of a newer service, which this client does not know.
+
+    Raises KeyError, TypeError or ValueError (msgspec.ValidationError) for what is no event.
+    """
+    name = data["event"]
+    if name == base.BackendEnded.event:
+        steps = tuple(Step(step["name"], step["seconds"], tuple(step["ended"])) for step in data.get("steps", ()))
+        return base.BackendEnded(Report.from_json(data["report"]), steps)
+    fields = {key: value for key, value in data.items() if key != "event"}
+    if name == Reply.event and "about" in data:
+        return msgspec.convert(fields, Reply)
+    kind = _EVENTS.get(name)
+    return msgspec.convert(fields, kind) if kind is not None else base.Notice(f"({name})")

@@ -1,0 +1,128 @@
+"""`corral serve`: the service, with every front end that the configuration names."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from corral.backends.engine import EngineKind
+from corral.chat.attach.server import SocketError, SocketServer
+from corral.process import StartError
+from corral.service import lock, logs
+from corral.service.config import Config, ConfigError, Person, load
+from corral.service.conversation import Subject
+from corral.service.notify import notify
+from corral.service.service import Service, Summary
+from corral.service.starting import Starter, configured_kind
+from corral.service.store import Store, StoreError
+
+log = structlog.get_logger(__name__)
+
+FAILED = 1
+UNFINISHED = 1
+
+Kinds = Callable[[Config, Person, Subject], EngineKind]
+
+
+async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = configured_kind) -> int:
+    """Serve until TERM or INT; the exit status.
+
+    0 when all that ran was ended and proven so; 1 if the service could not begin, or if something was left. HUP reads the
+    configuration again. A second TERM or INT while it ends takes the patience away.
+    """
+    try:
+        config = load(path)
+    except ConfigError as error:
+        for fault in error.faults:
+            say(fault)
+        return FAILED
+    logs.set_up()
+    try:
+        held = lock.take(config.service.state_dir)
+    except (lock.TakenError, OSError) as error:
+        say(str(error))
+        return FAILED
+    try:
+        store = await Store.open(config.service.state_dir, what="serve")
+    except StoreError as error:
+        say(str(error))
+        os.close(held)
+        return FAILED
+    try:
+        return await Serving(config, store, kinds).run()
+    except (SocketError, StartError) as error:
+        say(str(error))
+        return FAILED
+    finally:
+        await store.aclose()
+        os.close(held)
+
+
+class Serving:
+    """One run of the service: its signals, its front ends, its end."""
+
+    def __init__(self, config: Config, store: Store, kinds: Kinds) -> None:
+        self._service = Service(config, store, Starter(lambda: self._service.config, kinds))
+        self._socket = SocketServer(self._service, config.socket_path)
+        self._ending = asyncio.Event()
+        self._signals = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """From READY to the last verdict."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._service.start()
+        await self._socket.start()
+        # What is there now stays: a collection in the middle of a hundred turns need not look at it again.
+        gc.collect()
+        gc.freeze()
+        config = self._service.config
+        log.info("serving", people=len(config.people), socket=str(config.socket_path), state=str(config.service.state_dir))
+        notify("READY=1", f"STATUS=serving {len(config.people)} people")
+        await self._ending.wait()
+        notify("STOPPING=1")
+        summary = await self._service.shutdown()
+        await self._socket.close()
+        return UNFINISHED if _left_something(summary) else 0
+
+    def _end(self, number: int) -> None:
+        self._signals += 1
+        self._ending.set()
+        if self._signals > 1:
+            log.warning("asked again: no more patience", signal=signal.Signals(number).name)
+            self._own(self._service.hurry())
+
+    def _reload(self) -> None:
+        self._own(self._read_again())
+
+    async def _read_again(self) -> None:
+        before = self._service.config
+        notify("RELOADING=1")
+        try:
+            config = load(before.path)
+        except ConfigError as error:
+            log.error("the configuration was refused, and the old one stays", faults=error.faults)
+        else:
+            if (config.service.state_dir, config.socket_path) != (before.service.state_dir, before.socket_path):
+                log.warning("state_dir and socket are read at the start only: restart the service for them")
+            await self._service.reload(config)
+            log.info("reloaded", people=len(config.people))
+        notify("READY=1", f"STATUS=serving {len(self._service.config.people)} people")
+
+    def _own(self, work: object) -> None:
+        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _left_something(summary: Summary) -> bool:
+    return bool(summary.unfinished or summary.verdicts["survivors"])

@@ -1,0 +1,126 @@
+"""Where a terminal's conversation is held: at a running service, or in this process, which then is its own service."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from corral.backends.base import Notice
+from corral.backends.engine import EngineKind
+from corral.chat.attach import wire
+from corral.chat.attach.client import AttachedSeat, NoServiceError
+from corral.process import default_state_dir
+from corral.service.config import Config, ConfigError, Person, find, load
+from corral.service.conversation import Subject
+from corral.service.front import Front, Seat
+from corral.service.service import Service
+from corral.service.starting import Starter
+from corral.service.store import Store, StoreError
+
+Venue: TypeAlias = Callable[[Front], AbstractAsyncContextManager[Seat]]
+"""Gives a front end its seat, for as long as the context lasts; what the seat runs is ended with it.
+
+Raises VenueError with a sentence where there is none to be had."""
+
+SYSTEM_SOCKET = Path("/run/corral/corral.sock")
+SETTLE_TIMEOUT = 5.0  # seconds
+
+
+class VenueError(Exception):
+    """There is no seat; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A chat that is its own service: one person, and the settings of the command line."""
+
+    kinds: Callable[[str], EngineKind]
+    """The engine of a name, with its settings. Raises EngineNotFoundError."""
+    engine: str = "codex"
+    user: str | None = None
+    """The account that it runs as; None for this one."""
+    person: str = ""
+    state_dir: Path | None = None
+    cwd: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    resume: str | None = None
+
+    def venue(self) -> Venue:
+        """It, as a venue."""
+        return lambda front: _own_service(self, front)
+
+
+def attached(path: Path, hello: wire.Hello) -> Venue:
+    """A seat at the service that listens at `path`."""
+    return lambda front: _attached(path, hello, front)
+
+
+def sockets(config_file: Path | None) -> list[Path]:
+    """Where a service of this machine may listen, the likeliest first. Raises ConfigError for a config that was named."""
+    found = []
+    try:
+        chosen = config_file or find()
+        if chosen is not None:
+            found.append(load(chosen).socket_path)
+    except ConfigError:
+        # A person may not be allowed to read the service's configuration; the socket is what they may use.
+        if config_file is not None:
+            raise
+    found += [SYSTEM_SOCKET, Path(default_state_dir()) / "corral.sock"]
+    return [path for path in dict.fromkeys(found) if path.is_socket()]
+
+
+@asynccontextmanager
+async def _attached(path: Path, hello: wire.Hello, front: Front) -> AsyncIterator[Seat]:
+    seat = await AttachedSeat.open(path, hello)
+    reading = asyncio.get_running_loop().create_task(seat.read(front))
+    try:
+        yield seat
+    finally:
+        seat.detach()
+        reading.cancel()
+        await asyncio.wait([reading], timeout=SETTLE_TIMEOUT)
+
+
+@asynccontextmanager
+async def _own_service(own: Own, front: Front) -> AsyncIterator[Seat]:
+    name = own.person or own.user or getpass.getuser()
+    state_dir = Path(own.state_dir or default_state_dir()).absolute()
+    person = Person.model_construct(name=name, os_user=own.user)
+    config = Config().model_copy(
+        update={"people": (person,), "service": Config().service.model_copy(update={"state_dir": state_dir})}
+    )
+    starter = Starter(lambda: config, lambda _config, _person, subject: own.kinds(subject.engine), own_env=own.env)
+    with tempfile.TemporaryDirectory(prefix="corral-") as elsewhere:
+        store, forgetful = await _open_store(state_dir, Path(elsewhere))
+        service = Service(config, store, starter, patient=False)
+        try:
+            await service.start()
+            if forgetful:
+                front.show(Notice(f"this chat will not be remembered: {forgetful}"))
+            workspace = str((own.cwd or Path.cwd()).absolute()) if own.user is None or own.cwd is not None else ""
+            subject = Subject(name, own.engine, workspace)
+            try:
+                seat = await service.seat(name, front, resume=own.resume, subject=subject)
+            except LookupError as error:
+                raise VenueError(str(error.args[0])) from None
+            seat.conversation.warm()
+            yield seat
+        finally:
+            await service.shutdown()
+            await store.aclose()
+
+
+async def _open_store(state_dir: Path, elsewhere: Path) -> tuple[Store, str]:
+    """The store; a passing one, and why, where there can be none."""
+    try:
+        return await Store.open(state_dir, what="chat"), ""
+    except StoreError as error:
+        return await Store.open(elsewhere, what="chat"), str(error)
+

@@ -1,0 +1,62 @@
+"""The service from the command line: serve, end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corral.cli.common import AsJson, app, say
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Default: $CORRAL_CONFIG, the user's, or /etc/corral/corral.toml."),
+]
+
+
+@app.command(
+    help="""Serve the people of the configuration: each with an agent of their own, under their own account.
+
+Runs in the foreground until TERM or INT, and then ends all that it runs, at once and within `[service] shutdown`; a
+second one takes the patience away. HUP reads the configuration again. If it is killed, every agent is ended all the
+same, by its reaper; the next start tells whose turn was cut.
+
+**Exit status**: 0 when everything was ended and proven; 1 if it could not begin, or if something was left.
+
+**Examples**
+
+    corral serve
+
+    corral serve --config /etc/corral/corral.toml
+"""
+)
+def serve(config: ConfigFile = None) -> None:
+    """Run the service."""
+    from corral.chat import serving
+
+    raise typer.Exit(asyncio.run(serving.run(config, say)))
+
+
+@app.command(
+    help="""End all backends of a person at the running service, and print the verdicts. The conversations stay.
+
+The service's account and root may end anybody's, others their own.
+
+**Exit status**: 0 when nothing is left of them, 1 otherwise.
+
+**Examples**
+
+    corral end daniel
+
+    corral end daniel --json | jq '.ended[].report.verdict'
+"""
+)
+def end(
+    person: Annotated[str, typer.Argument(metavar="PERSON")], config: ConfigFile = None, as_json: AsJson = False
+) -> None:
+    """End a person's backends."""
+    from corral.chat.attach import operating
+
+    raise typer.Exit(asyncio.run(operating.end(person, config, as_json=as_json, say=say, out=typer.echo)))

@@ -1,0 +1,21 @@
+"""Telling the service manager (sd_notify(3)); nothing happens where there is none."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def notify(*lines: str) -> None:
+    """Send states such as `READY=1` to systemd's socket. A manager that does not listen is no reason to fail."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    # An abstract address begins with "@" in the variable, and with NUL on the wire.
+    target = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+        link.setblocking(False)
+        try:
+            link.sendto("\n".join(lines).encode(), target)
+        except OSError:
+            return

@@ -1,0 +1,367 @@
+"""The service: who may talk, their conversations while they live, and the beginning and the end of it all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+
+from corral.backends.base import BackendEnded, Notice
+from corral.backends.running import LOOKING
+from corral.service import recovery
+from corral.service.commands import COMMANDS
+from corral.service.conversation import Conversation, StartBackend, Subject
+from corral.service.front import Welcome
+from corral.service.journal import Journal
+from corral.service.pool import Pool
+from corral.service.seats import LocalSeat
+from corral.service.starting import terms, workspaces
+from corral.service.store import StoreError
+
+if TYPE_CHECKING:
+    from corral.backends.base import Backend
+    from corral.process import Process
+    from corral.service.config import Config, Person
+    from corral.service.front import Front
+    from corral.service.store import ConversationRow, Store, UsageRow
+    from corral.service.terms import Terms
+    from corral.service.workspaces import Workspaces
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+ENGINES = ("codex", "claude")
+EARLIER = 20  # conversations that /resume lists
+LAST_RESERVE = 0.25  # of the time for a shutdown: what is left for KILL when patience is over
+PRUNE_EVERY = 86400.0  # seconds
+
+
+class AccessError(Exception):
+    """This person may not talk here. Nobody is told more than that."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """How a shutdown went."""
+
+    seconds: float = 0.0
+    ended: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    unfinished: int = 0
+    """Backends whose endings were not over in time: their reapers end them, whether or not this process lives."""
+
+
+class Service:
+    """Made by `start`, ended by `shutdown`. It belongs to one event loop."""
+
+    def __init__(self, config: Config, store: Store, start: StartBackend, *, patient: bool = True) -> None:
+        """`patient`: whether what a dead service left is ended before anybody is served, or beside it."""
+        self.store = store
+        self.pool = Pool()
+        self.seats: set[LocalSeat] = set()
+        self.live: set[Conversation] = set()
+        self._config = config
+        self._former: dict[str, Person] = {}
+        self._start_backend = start
+        self._patient = patient
+        self._closing = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def config(self) -> Config:
+        """The configuration of this moment."""
+        return self._config
+
+    # Beginning and end.
+
+    async def start(self) -> None:
+        """End what a dead service left, take in what its reapers wrote, and begin to look after what gets old."""
+        recovering = self._own(self._recover())
+        if self._patient:
+            await asyncio.wait([recovering])
+        self._own(self._recycle())
+        self._own(self._prune())
+
+    async def reload(self, config: Config) -> None:
+        """Go on with another configuration. Turns that run go on; who is not in it any more is heard no more."""
+        before, self._config = self._config, config
+        self._former.update({person.name: person for person in before.people})
+        for seat in list(self.seats):
+            if why := self.refuses(seat.person):
+                seat.close(why)
+        for conversation in list(self.live):
+            name = conversation.subject.person
+            if _how_started(before, name) != _how_started(config, name):
+                conversation.renew("the configuration has changed")
+
+    async def shutdown(self) -> Summary:
+        """End everything at once, within [service] shutdown as a whole, and say how it went."""
+        began, bound = time.monotonic(), self._config.service.shutdown
+        self._closing = "the service is stopping"
+        for task in self._tasks:
+            task.cancel()
+        self.pool.hurry()
+        closing = [asyncio.ensure_future(self.end(one, "the service was stopped")) for one in list(self.live)]
+        if closing:
+            _, slow = await asyncio.wait(closing, timeout=bound * (1 - LAST_RESERVE))
+            if slow:
+                await self.hurry()
+                await asyncio.wait(closing, timeout=began + bound - time.monotonic())
+        summary = Summary()
+        for one in closing:
+            if not one.done() or one.cancelled() or one.exception() is not None:
+                one.cancel()
+                summary.unfinished += 1
+            elif (ended := one.result()) is not None:
+                summary.ended += 1
+                summary.verdicts[ended.report.verdict] += 1
+        for seat in list(self.seats):
+            seat.close(self._closing)
+        summary.seconds = time.monotonic() - began
+        log.info(
+            "service stopped",
+            ended=summary.ended,
+            **summary.verdicts,
+            unfinished=summary.unfinished or None,
+            seconds=round(summary.seconds, 2),
+        )
+        return summary
+
+    async def hurry(self, seat: LocalSeat | None = None) -> None:
+        """Take the patience away from the endings that are under way: of one seat's conversation, or of all."""
+        hurried = self.live if seat is None else {seat.conversation}
+        await asyncio.gather(*(one.hurry() for one in list(hurried)))
+
+    # People.
+
+    def person(self, name: str) -> Person:
+        """The person. Raises AccessError for anybody who is not in the configuration."""
+        person = self._config.person(name)
+        if person is None:
+            raise AccessError
+        return person
+
+    def refuses(self, person: str) -> str:
+        """Why this person is heard no more; empty while they are."""
+        if self._closing:
+            return self._closing
+        return "" if self._config.person(person) else "you are not known here any more"
+
+    async def seat(
+        self,
+        person: str,
+        front: Front,
+        *,
+        channel: str = "",
+        resume: str | None = None,
+        subject: Subject | None = None,
+        greet: Callable[[Welcome], None] = lambda _: None,
+    ) -> LocalSeat:
+        """A place for a front end: at a new conversation (about `subject`), or at an earlier one (`resume`: id or `last`).
+
+        `greet` is told first where it has come to. With `channel`, a lasting front end goes on where it was before a restart. Raises AccessError, or LookupError
+        with a sentence where there is nothing to resume.
+        """
+        who = self.person(person)
+        if self._closing:
+            raise AccessError
+        row = await self._row_for(person, channel, resume)
+        taken = await self.take_up(row) if row is not None else None
+        if isinstance(taken, str):
+            if resume:
+                raise LookupError(taken)
+            taken = None
+        begun = taken or self.begin(subject or Subject(person, self._config.engine_of(who), ""))
+        welcome = Welcome(
+            person,
+            begun.subject.engine,
+            self._config.timeouts.limits(),
+            tuple(command.help for command in COMMANDS.values()),
+        )
+        seat = LocalSeat(self, person, front, begun, welcome, channel)
+        self.seats.add(seat)
+        greet(welcome)
+        if taken is not None:
+            seat.catch_up()
+        await self._tell_what_was_cut(person, front)
+        return seat
+
+    def left(self, seat: LocalSeat) -> None:
+        """A front end has gone; its conversation is kept as long as it has a backend, and for as long as that lasts."""
+        self.seats.discard(seat)
+        self._forget_if_unused(seat.conversation)
+
+    def moved(self, seat: LocalSeat) -> None:
+        """A seat has gone on with another conversation."""
+        if seat.channel:
+            self._own(self._remember_channel(seat))
+
+    # Conversations.
+
+    def begin(self, subject: Subject, *, after: asyncio.Task[None] | None = None) -> Conversation:
+        """A new conversation, or one that was taken up. It starts a backend with its first message."""
+        conversation = Conversation(
+            subject,
+            start=self._start_backend,
+            pool=self.pool,
+            journal=Journal(self.store, known=self._conversation_known),
+            terms=self.terms,
+            after=after,
+        )
+        self.live.add(conversation)
+        return conversation
+
+    async def take_up(self, row: ConversationRow) -> Conversation | str:
+        """An earlier conversation, living here already or not; or why it cannot be had."""
+        for conversation in self.live:
+            if conversation.subject.id == row.id and not conversation.over:
+                return conversation
+        if not await self._written(self.store.claim(row.id), True):
+            return f"conversation {row.id} is open in another program just now: end it there first"
+        return self.begin(
+            Subject(row.person, row.engine, row.workspace, row.model, row.effort, row.thread, row.id, row.title)
+        )
+
+    async def end(self, conversation: Conversation, why: str) -> BackendEnded | None:
+        """End a conversation's backend and let go of it."""
+        try:
+            return await conversation.close(why)
+        finally:
+            self.live.discard(conversation)
+            await conversation.let_go()
+
+    async def end_person(self, person: str) -> list[BackendEnded]:
+        """End all backends of a person, with their queues; the conversations stay. Raises AccessError."""
+        self.person(person)
+        stopping = [one.stop() for one in self.live if one.subject.person == person and one.backend is not None]
+        return [ended for ended in await asyncio.gather(*stopping) if ended is not None]
+
+    def terms(self, subject: Subject) -> Terms:
+        """The terms of a conversation now; of a person who was taken out, those of before."""
+        person = self._config.person(subject.person) or self._former[subject.person]
+        return terms(self._config, person, subject)
+
+    # What the commands ask.
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The engines that a person may choose from."""
+        return ENGINES
+
+    def workspaces(self, person: str) -> Workspaces:
+        """The person's folders."""
+        return workspaces(self.person(person))
+
+    async def earlier(self, person: str) -> list[ConversationRow]:
+        """The person's earlier conversations, last used first."""
+        return await self._written(self.store.conversations(person, limit=EARLIER), [])
+
+    async def usage(self, person: str, since: float) -> list[UsageRow]:
+        """What the person used since then (seconds since the epoch)."""
+        return await self._written(self.store.usage(person, since), [])
+
+    async def last_verdict(self, person: str) -> str:
+        """The verdict of the person's last ending; empty if there was none."""
+        row = await self._written(self.store.last_report(person), None)
+        return row.verdict if row is not None else ""
+
+    async def look(self, backend: Backend) -> list[Process]:
+        """The backend's processes now, looked at beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(LOOKING, backend.tree)
+
+    # How.
+
+    async def _row_for(self, person: str, channel: str, resume: str | None) -> ConversationRow | None:
+        if resume == "last":
+            rows = await self.earlier(person)
+            if not rows:
+                raise LookupError("there is no earlier conversation to go on with")
+            return rows[0]
+        wanted = resume or (await self._written(self.store.channel(person, channel), None) if channel else None)
+        row = await self._written(self.store.conversation(wanted), None) if wanted else None
+        if row is None or row.person != person:
+            if resume:
+                raise LookupError(f"there is no conversation {resume!r}: /resume lists those that there are")
+            return None
+        return row
+
+    async def _tell_what_was_cut(self, person: str, front: Front) -> None:
+        cut = [turn for turn in await self._written(self.store.cut_turns(), []) if turn.person == person]
+        for turn in cut:
+            when = time.strftime("%H:%M", time.localtime(turn.began))
+            front.show(
+                Notice(
+                    f"the turn of {when} was cut: the service ended in its middle. It was not sent again;"
+                    f" /resume {turn.conversation} goes on with its conversation"
+                )
+            )
+        if cut:
+            await self._written(self.store.told([turn.id for turn in cut]), None)
+
+    async def _conversation_known(self, subject: Subject) -> None:
+        for seat in list(self.seats):
+            if seat.conversation.subject is subject and seat.channel:
+                await self._remember_channel(seat)
+
+    async def _remember_channel(self, seat: LocalSeat) -> None:
+        conversation = seat.conversation.subject.id or None
+        await self._written(self.store.set_channel(seat.person, seat.channel, conversation), None)
+
+    def _forget_if_unused(self, conversation: Conversation) -> None:
+        if not conversation.audience and conversation.backend is None and not conversation.busy:
+            self._own(self._forget(conversation))
+
+    async def _forget(self, conversation: Conversation) -> None:
+        await self.end(conversation, "nobody is there any more")
+
+    async def _recover(self) -> None:
+        await recovery.recover(self._config.service.state_dir, self.store)
+
+    async def _recycle(self) -> None:
+        """Look now and then for backends that are idle or old, and for conversations that nobody follows."""
+        while True:
+            recycle = self._config.recycle
+            await asyncio.sleep(min(max(min(recycle.idle, recycle.age) / 20, 0.02), 30.0))
+            for conversation in list(self.live):
+                reason = await conversation.recycle(time.monotonic())
+                if reason:
+                    log.info("recycled", person=conversation.subject.person, reason=reason)
+                self._forget_if_unused(conversation)
+
+    async def _prune(self) -> None:
+        while True:
+            await self._written(self.store.prune(time.time() - self._config.service.keep), None)
+            await asyncio.sleep(PRUNE_EVERY)
+
+    async def _written(self, asking: Awaitable[T], failed: T) -> T:
+        try:
+            return await asking
+        except StoreError as error:
+            log.error("the store failed", error=str(error))
+            return failed
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the service failed", exc_info=error)
+
+
+def _how_started(config: Config, name: str) -> object:
+    """What a running backend was started with, and cannot be told later."""
+    person = config.person(name)
+    if person is None:
+        return None
+    kept = person.model_dump(exclude={"telegram", "backends", "workspaces"})
+    return kept, config.engines.model_dump(), config.ladder.model_dump()

@@ -1,0 +1,132 @@
+"""How a person's backend is started: engine, account, folder, environment and bounds, all from the configuration."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corral.backends.claude import Claude
+from corral.backends.codex import Codex, find_codex
+from corral.backends.environment import agent_environment
+from corral.backends.errors import BackendError, EngineNotFoundError
+from corral.backends.launch import Launch
+from corral.backends.running import Running
+from corral.process.ledger import new_id
+from corral.process.table import is_this_account
+from corral.service.conversation import Begun, Subject
+from corral.service.pool import Bounds
+from corral.service.terms import Terms
+from corral.service.workspaces import Workspaces
+
+if TYPE_CHECKING:
+    from corral.backends.engine import EngineKind
+    from corral.service.config import Config, Person
+
+REPORTS = "reports"
+"""The folder in the state folder where reapers leave their reports, whether or not the service lives to see them."""
+
+Kinds = Callable[["Config", "Person", Subject], "EngineKind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """Starts backends as the configuration of the moment says."""
+
+    config: Callable[[], Config]
+    kinds: Kinds
+    own_env: Mapping[str, str] | None = None
+    """What is added to this process's own environment, for the agents of a person's own terminal. None, for a service:
+    nothing is handed on that the configuration does not name."""
+
+    async def __call__(self, subject: Subject, thread: str | None) -> Begun:
+        """Start a backend, resuming `thread`. Raises BackendError, ResumeError, corral.process.JobError."""
+        config = self.config()
+        person = config.person(subject.person)
+        if person is None:
+            raise BackendError(f"{subject.person} is not in the configuration any more")
+        launch = self.launch(config, person, subject)
+        backend = Running(self.kinds(config, person, subject), launch, config.timeouts.limits())
+        await backend.start(thread)
+        return Begun(backend, launch.job_id)
+
+    def launch(self, config: Config, person: Person, subject: Subject) -> Launch:
+        """The account, the folder, the environment and the ladder."""
+        job_id = new_id()
+        reports = Path(config.service.state_dir) / REPORTS
+        reports.mkdir(mode=0o700, parents=True, exist_ok=True)
+        label = f"{subject.engine} of {person.name}"
+        workspace = subject.workspace or workspaces(person).home
+        common = {
+            "goodbye": config.ladder.goodbye,
+            "grace": config.ladder.grace,
+            "kill": config.ladder.kill,
+            "state_dir": config.service.state_dir,
+            "report_file": reports / f"{job_id}.json",
+            "label": label,
+            "job_id": job_id,
+        }
+        env = agent_environment(person, config)  # TODO
+        return Launch(person.os_user, workspace, env, **common)
+
+
+def configured_kind(config: Config, person: Person, subject: Subject) -> EngineKind:
+    """The engine as the configuration has it."""
+    if subject.engine == "claude":
+        claude = config.engines.claude
+        # What `never` means to codex: it does what it may, and does not ask for more.
+        mode = "dontAsk" if claude.approval == "never" else None
+        return Claude(claude.command, model=_first_model(config, person, subject), permission_mode=mode)
+    codex = config.engines.codex
+    command = codex.command
+    if command == ("codex",) and is_this_account(person.os_user):
+        try:
+            command = tuple(find_codex())
+        except EngineNotFoundError as error:
+            raise BackendError(f"{error}; or name it in [engines.codex] command") from None
+    return Codex(command, model=_first_model(config, person, subject), approval=codex.approval, sandbox=codex.sandbox)
+
+
+def terms(config: Config, person: Person, subject: Subject) -> Terms:
+    """The person's terms for a conversation with this engine."""
+    settings = config.engines.claude if subject.engine == "claude" else config.engines.codex
+    own = person.effort if subject.engine == config.engine_of(person) else None
+    ladder = config.ladder
+    return Terms(
+        limits=config.timeouts.limits(),
+        bounds=Bounds(config.pool.backends, person.backends or config.pool.per_person),
+        queue=config.pool.queue,
+        idle=config.recycle.idle,
+        age=config.recycle.age,
+        background=config.recycle.background,
+        ladder=ladder.goodbye + ladder.grace + ladder.kill,
+        effort=own or settings.effort,
+    )
+
+
+def workspaces(person: Person) -> Workspaces:
+    """The person's folders, absolute."""
+    home = _home(person)
+    return Workspaces(
+        _absolute(person.workspace, home), {name: _absolute(path, home) for name, path in person.workspaces.items()}
+    )
+
+
+def _first_model(config: Config, person: Person, subject: Subject) -> str | None:
+    own = person.model if subject.engine == config.engine_of(person) else None
+    settings = config.engines.claude if subject.engine == "claude" else config.engines.codex
+    return own or settings.model
+
+
+def _home(person: Person) -> str:
+    try:
+        return pwd.getpwnam(person.os_user).pw_dir if person.os_user else os.path.expanduser("~")  # noqa: PTH111
+    except KeyError:
+        return "/"  # the job refuses an account that does not exist, with better words
+
+
+def _absolute(path: str, home: str) -> str:
+    return home if path == "~" else str(Path(home) / path.removeprefix("~/"))
