@@ -1,6 +1,8 @@
 """The config: who may talk with an agent, as whom it runs, and within which bounds. `load` reads it."""
 
-from corral.service.config.loading import ConfigError, find, load, places
+from corral.service.config.errors import ConfigError
+from corral.service.config.files import read_secret
+from corral.service.config.loading import find, load
 from corral.service.config.models import (
     ClaudeSettings,
     CodexSettings,
@@ -28,5 +30,5 @@ __all__ = [
     "Timeouts",
     "find",
     "load",
-    "places",
+    "read_secret",
 ]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BeforeValidator
 
 from corral.backends.environment import is_service_secret
 from corral.service.config import quantities
 from corral.service.config.quantities import shown
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -23,12 +27,50 @@ Approval: TypeAlias = Literal["ask", "never"]
 Sandbox: TypeAlias = Literal["workspace-write", "read-only", "danger-full-access"]
 
 
+def quoted(value: object) -> str:
+    """A text as TOML has it; JSON's escapes are TOML's."""
+    return json.dumps(str(value), ensure_ascii=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a value must be, in words that follow `must be`, and how it is written in TOML."""
 
     words: str
-    write: Callable[[Any], str] = lambda value: json.dumps(str(value), ensure_ascii=False)
+    write: Callable[[Any], str] = quoted
+
+
+def kind_of(field: FieldInfo) -> Kind:
+    """The kind of a key's value."""
+    return _kind(field.annotation, field.metadata)
+
+
+def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
+    for kind in metadata:
+        if isinstance(kind, Kind):
+            return kind
+    inner = get_args(annotation)
+    match get_origin(annotation):
+        case origin if origin is Annotated:
+            return _kind(inner[0], inner[1:])
+        case origin if origin is Literal:
+            return Kind(" or ".join(quoted(choice) for choice in inner))
+        case origin if origin in (Union, UnionType):
+            return _kind(next(choice for choice in inner if choice is not type(None)))
+        case origin if origin is dict:
+            name, value = _kind(inner[0]), _kind(inner[1])
+            return Kind(f"a table, each key {name.words} and each value {value.words}", _write_table)
+        case origin if origin is tuple:
+            return Kind(f"a list, each of {_kind(inner[0]).words}", _write_list)
+    raise TypeError(f"{annotation} is none of the kinds of values that a config has")
+
+
+def _write_list(values: Any) -> str:
+    return f"[{', '.join(quoted(value) for value in values)}]"
+
+
+def _write_table(table: Any) -> str:
+    return f"{{ {', '.join(f'{key} = {quoted(value)}' for key, value in table.items())} }}" if table else "{}"
 
 
 def _text(value: object) -> object:
@@ -84,13 +126,15 @@ def _workspace(value: object) -> object:
 
 
 def _command(value: object) -> object:
-    if not isinstance(value, list | tuple) or not value:
+    texts = list(value) if isinstance(value, list | tuple) else None
+    if texts is None or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
         raise ValueError(f'{shown(value)} is not allowed: it must be a list of texts, for example ["codex"]')
-    if not all(isinstance(part, str) and part and "\0" not in part for part in value):
-        raise ValueError("it must be a list of texts, none of them empty")
-    if "/" in value[0] and not Path(value[0]).is_absolute():
+    if not texts:
+        raise ValueError("it must not be empty: it is the program, with its first arguments")
+    program = texts[0]
+    if "/" in program and not Path(program).is_absolute():
         raise ValueError(
-            f"{shown(value[0])} is not allowed: name a program that PATH has, or an absolute path; the folder that a "
+            f"{shown(program)} is not allowed: name a program that PATH has, or an absolute path; the folder that a "
             "relative one counts from is another one at every start"
         )
     return value
@@ -111,21 +155,17 @@ def _yes_or_no(value: object) -> object:
     raise ValueError(f"{shown(value)} is not allowed: it must be true or false, without quotes")
 
 
-def _write_list(value: Any) -> str:
-    return json.dumps(list(value), ensure_ascii=False)
-
-
 Text: TypeAlias = Annotated[str, BeforeValidator(_text), Kind("a text")]
 Name: TypeAlias = Annotated[str, BeforeValidator(_name), Kind("a name: letters, digits, `.`, `_`, `-`")]
 Seconds: TypeAlias = Annotated[
     float,
     BeforeValidator(quantities.seconds),
-    Kind("a time", lambda value: json.dumps(quantities.as_time(value))),
+    Kind("a time", lambda value: quoted(quantities.as_time(value))),
 ]
 Bytes: TypeAlias = Annotated[
     int,
     BeforeValidator(quantities.size),
-    Kind("a size", lambda value: json.dumps(quantities.as_size(value))),
+    Kind("a size", lambda value: quoted(quantities.as_size(value))),
 ]
 Count: TypeAlias = Annotated[int, BeforeValidator(_whole_number(1)), Kind("a whole number, at least 1", str)]
 CountOrNone: TypeAlias = Annotated[int, BeforeValidator(_whole_number(0)), Kind("a whole number, at least 0", str)]

@@ -1,50 +1,83 @@
-"""Finding and reading the config file."""
+"""Finding the config file and reading it, with all that is wrong with it at once."""
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from pydantic import ValidationError
 
+from corral.service.config import faults, files, host
+from corral.service.config.errors import ConfigError
 from corral.service.config.models import Config
 
 FILE = "corral.toml"
+SYSTEM_FILE = Path("/etc/corral") / FILE
+
+_PLACE = re.compile(r"(?P<what>.*) \((?:at line (?P<line>\d+), column (?P<column>\d+)|at end of document)\)", re.DOTALL)
 
 
-class ConfigError(Exception):
-    """The config cannot be used. `faults` are sentences, each of one thing to mend."""
-
-    def __init__(self, faults: tuple[str, ...]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
-
-
-def places() -> tuple[Path, ...]:
-    """Where a config is looked for, in this order."""
-    named = os.environ.get("CORRAL_CONFIG", "")
-    usual = (Path(platformdirs.user_config_dir()) / FILE, Path("/etc/corral") / FILE)
-    return (Path(named), *usual) if named else usual
+def user_file() -> Path:
+    """The config of this account, in the platform's folder for a user's config."""
+    return Path(platformdirs.user_config_dir("corral")) / FILE
 
 
 def find() -> Path | None:
-    """The config file of this machine: the first of the places that is there."""
-    return next((place for place in places() if place.exists()), None)
+    """The config of this machine: what CORRAL_CONFIG names, else the account's own, else the system's; the first that
+    is there. What CORRAL_CONFIG names is taken whether or not it is there: no other is what its author meant."""
+    if named := os.environ.get("CORRAL_CONFIG", ""):
+        return Path(named)
+    return next((place for place in (user_file(), SYSTEM_FILE) if _is_there(place)), None)
 
 
 def load(path: Path | None) -> Config:
-    """Read a config; None: the one that `find` gives. Raises ConfigError with all that is wrong with it."""
+    """Read a config; None: the one that `find` gives. Raises ConfigError with all that is wrong with it.
+
+    It must be read as the service's account: defaults, owners of files and the account of people who name none are
+    that account's.
+    """
     chosen = path or find()
     if chosen is None:
-        looked = ", ".join(str(place) for place in places())
-        raise ConfigError((f"There is no config: looked for {looked}. `corral init` writes one.",))
+        raise ConfigError((f"There is no config, neither {user_file()} nor {SYSTEM_FILE}: `corral init` writes one",))
+    text, wrong = files.read_config(chosen)
+    document = _parse(chosen, text, wrong)
+    found = list(wrong)
+    config = None
+    if "path" in document:
+        found.append(f"{chosen}: path: {faults.unknown('path', Config)}")
     try:
-        document = tomllib.loads(chosen.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError((f"{chosen}: {error}",)) from None
-    try:
-        return Config(path=chosen.absolute(), **document)
+        config = Config(**{**document, "path": chosen.absolute()})
     except ValidationError as error:
-        raise ConfigError(tuple(f"{chosen}: {fault['loc']}: {fault['msg']}" for fault in error.errors())) from None
+        found += [f"{chosen}: {fault}" for fault in faults.sentences(error, document)]
+    found += [f"{chosen}: {fault}" for fault in host.faults(document)]
+    if config is None or found:
+        raise ConfigError(tuple(found))
+    return config
+
+
+def _parse(path: Path, text: str, wrong: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        fault = f"{path}: its lists or tables are nested too deeply"
+    # Not only TOMLDecodeError: a number of thousands of digits is refused by int itself.
+    except ValueError as error:
+        match = _PLACE.fullmatch(str(error))
+        what = match["what"] if match else str(error)
+        at = f"line {match['line']}, column {match['column']}" if match and match["line"] else "at its end"
+        fault = f"{path}, {at}: this is no TOML ({what}): texts stand in quotes, and each key once, on its own line"
+    raise ConfigError((*wrong, fault))
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        place.stat()
+    except PermissionError:
+        return True  # `load` says who may not read it
+    except OSError:
+        return False
+    return True

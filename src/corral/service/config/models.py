@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from corral.backends.base import Limits
 from corral.process import default_state_dir
@@ -138,8 +138,8 @@ class ClaudeSettings(_Table):
 class Engines(_Table):
     """How the engines are started."""
 
-    codex: CodexSettings = CodexSettings()
-    claude: ClaudeSettings = ClaudeSettings()
+    codex: CodexSettings = Field(default_factory=CodexSettings)
+    claude: ClaudeSettings = Field(default_factory=ClaudeSettings)
 
 
 class Person(_Table):
@@ -179,32 +179,19 @@ class Person(_Table):
     """Variables that are handed on from the service's own environment, for example for a proxy. No others are."""
 
 
-class Config(BaseSettings):
-    """All of it. Built by `load`; the file is its only source."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class Config(_Table):
+    """All of it, as `load` reads it. The file is its only source: no variable of the environment may say who runs as
+    whom."""
 
     path: Path | None = None
     """The file that it was read from."""
     service: Service = Field(default_factory=Service)
-    timeouts: Timeouts = Timeouts()
-    recycle: Recycle = Recycle()
-    ladder: LadderTimes = LadderTimes()
-    pool: PoolLimits = PoolLimits()
-    engines: Engines = Engines()
+    timeouts: Timeouts = Field(default_factory=Timeouts)
+    recycle: Recycle = Field(default_factory=Recycle)
+    ladder: LadderTimes = Field(default_factory=LadderTimes)
+    pool: PoolLimits = Field(default_factory=PoolLimits)
+    engines: Engines = Field(default_factory=Engines)
     people: tuple[Person, ...] = ()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What it is given, alone: no variable of the environment may say who runs as whom."""
-        return (init_settings,)
 
     @property
     def socket_path(self) -> Path:
