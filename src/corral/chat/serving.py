@@ -86,7 +86,9 @@ class Serving:
         gc.collect()
         gc.freeze()
         config = self._service.config
-        log.info("serving", people=len(config.people), socket=str(config.socket_path), state=str(config.service.state_dir))
+        log.info(
+            "serving", people=len(config.people), socket=str(config.socket_path), state=str(config.service.state_dir)
+        )
         notify("READY=1", f"STATUS=serving {len(config.people)} people")
         await self._ending.wait()
         notify("STOPPING=1")

@@ -123,4 +123,3 @@ async def _open_store(state_dir: Path, elsewhere: Path) -> tuple[Store, str]:
         return await Store.open(state_dir, what="chat"), ""
     except StoreError as error:
         return await Store.open(elsewhere, what="chat"), str(error)
-

@@ -1,6 +1,6 @@
 """The command line: it wires the rooms together and holds no logic."""
 
-from corral.cli import jobs, service, talk
+from corral.cli import jobs, service, setup, talk
 from corral.cli.common import app
 
-__all__ = ["app", "jobs", "service", "talk"]
+__all__ = ["app", "jobs", "service", "setup", "talk"]

@@ -174,7 +174,9 @@ def workspace(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, An
     subject = at.conversation.subject
     if not argument:
         named = "".join(f"\n  {name}: {path}" for name, path in places.named.items())
-        return Reply(f"workspace: {subject.workspace or places.home}{named}", "workspace", {"workspaces": dict(places.named)})
+        return Reply(
+            f"workspace: {subject.workspace or places.home}{named}", "workspace", {"workspaces": dict(places.named)}
+        )
     try:
         folder = places.find(argument)
     except ValueError as error:
@@ -192,9 +194,11 @@ def resume(at: LocalSeat, argument: str) -> Coroutine[Any, Any, Answered]:
 async def _resume(at: LocalSeat, argument: str) -> Answered:
     rows = await at.service.earlier(at.person)
     number = int(argument) if argument.isdecimal() else 0
-    found = [row for row in rows if row.id == argument] or rows[number - 1 : number] if number else [
-        row for row in rows if row.id == argument or (len(argument) >= 4 and row.id.startswith(argument))
-    ]
+    found = (
+        [row for row in rows if row.id == argument] or rows[number - 1 : number]
+        if number
+        else [row for row in rows if row.id == argument or (len(argument) >= 4 and row.id.startswith(argument))]
+    )
     if len(found) != 1:
         return f"there is no conversation {argument!r}: /resume lists them"
     return await at.resume(found[0])

@@ -139,7 +139,9 @@ class Pool:
         own = sum(slot.person == person for slot in self._slots)
         if own >= bounds.per_person:
             agents = "agent runs" if own == 1 else "agents run"
-            return f"{own} {agents} for you already, which is all you may have: end one first (/stop in its conversation)"
+            return (
+                f"{own} {agents} for you already, which is all you may have: end one first (/stop in its conversation)"
+            )
         if len(self._slots) >= bounds.backends:
             return (
                 f"all {bounds.backends} agents that this service may run are taken; yours are {own}."

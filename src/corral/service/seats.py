@@ -65,7 +65,9 @@ class LocalSeat:
             return
         command, name, argument = commands.find(line)
         if command is None:
-            self._tell(f"there is no command {name}: /help lists them, and // sends the agent a line that begins with /")
+            self._tell(
+                f"there is no command {name}: /help lists them, and // sends the agent a line that begins with /"
+            )
             return
         answered = command.act(self, argument)
         if isinstance(answered, Coroutine):

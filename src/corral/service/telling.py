@@ -87,7 +87,9 @@ async def tree(at: LocalSeat) -> Reply:
         }
         for process in found[:MOST_ROWS]
     ]
-    lines = [f"{row['user']:<10}{row['pid']:>8} {size(row['rss']):>7}  {'  ' * row['depth']}{row['command']}" for row in rows]
+    lines = [
+        f"{row['user']:<10}{row['pid']:>8} {size(row['rss']):>7}  {'  ' * row['depth']}{row['command']}" for row in rows
+    ]
     if len(found) > MOST_ROWS:
         lines.append(f"… and {len(found) - MOST_ROWS} more")
     return Reply("\n".join(lines) or "no process is to be seen", "ps", {"tree": rows})
@@ -128,7 +130,9 @@ def usage(rows: Sequence[UsageRow], days: int) -> Reply:
         }
         for row in rows
     ]
-    return Reply("\n".join([f"in the last {_count(days, 'day', 'days')}:", *lines]), "usage", {"days": days, "usage": data})
+    return Reply(
+        "\n".join([f"in the last {_count(days, 'day', 'days')}:", *lines]), "usage", {"days": days, "usage": data}
+    )
 
 
 def _about(data: dict[str, Any]) -> str:

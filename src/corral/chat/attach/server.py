@@ -117,7 +117,9 @@ class _Client:
         person = first.person or (self.people[0] if len(self.people) == 1 else None)
         if person is None:
             # To nobody else: these are the people for whom this account may speak.
-            self._write({"event": "closed", "reason": f"say for whom you speak, --person NAME: {', '.join(self.people)}"})
+            self._write(
+                {"event": "closed", "reason": f"say for whom you speak, --person NAME: {', '.join(self.people)}"}
+            )
             return
         if person not in self.people:
             log.warning("a connection was refused", uid=self.uid, person=person)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from corral.service.config.kinds import NAME, kind_of, quoted
+from corral.service.config.kinds import NAME, bare, kind_of
 from corral.service.config.models import Config
 from corral.service.config.quantities import shown
 from corral.service.config.tables import keys, model_below, tables
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
     from pydantic_core import ErrorDetails
-
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def sentences(error: ValidationError, document: Mapping[str, Any]) -> Iterator[str]:
     """Each fault as `KEY: what is wrong`."""
     for details in error.errors(include_url=False):
         yield f"{key_of(details['loc'], document)}: {_what_is_wrong(details)}"
+
+
+def fault_in(kind: Any, value: object) -> str:
+    """What is wrong with one value of a kind (`kinds.Name`); empty if nothing is."""
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        return "; ".join(_what_is_wrong(details) for details in error.errors(include_url=False))
+    return ""
 
 
 def key_of(loc: tuple[int | str, ...], document: Mapping[str, Any]) -> str:
@@ -35,7 +40,7 @@ def key_of(loc: tuple[int | str, ...], document: Mapping[str, Any]) -> str:
         first, rest = "", loc
     # pydantic puts "[key]" behind a key that is wrong itself; the place in a short list is told by the value.
     names = [part for part in rest if isinstance(part, str) and part != "[key]"]
-    dotted = ".".join(name if _BARE.fullmatch(name) else quoted(name) for name in names)
+    dotted = ".".join(bare(name) for name in names)
     return ".".join(filter(None, (first, dotted)))
 
 

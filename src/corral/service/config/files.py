@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pwd
 import stat
 from pathlib import Path
 
+from corral.process.table import account_name
 from corral.service.config.errors import ConfigError
 
 LARGEST_CONFIG = 2**20
@@ -88,11 +88,3 @@ def _mode(about: os.stat_result) -> str:
 
 def _own_name() -> str:
     return account_name(os.geteuid())
-
-
-def account_name(uid: int) -> str:
-    """The name of an account, or its number where it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

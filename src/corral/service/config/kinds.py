@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 EngineName: TypeAlias = Literal["codex", "claude"]
@@ -32,12 +33,19 @@ def quoted(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
+def bare(key: str) -> str:
+    """A key as TOML has it: in quotes where it needs them."""
+    return key if _BARE.fullmatch(key) else quoted(key)
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a value must be, in words that follow `must be`, and how it is written in TOML."""
 
     words: str
     write: Callable[[Any], str] = quoted
+    choices: tuple[str, ...] = ()
+    """All values that there are, where they can be listed."""
 
 
 def kind_of(field: FieldInfo) -> Kind:
@@ -54,7 +62,7 @@ def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> Kind:
         case origin if origin is Annotated:
             return _kind(inner[0], inner[1:])
         case origin if origin is Literal:
-            return Kind(" or ".join(quoted(choice) for choice in inner))
+            return Kind(" or ".join(quoted(choice) for choice in inner), choices=inner)
         case origin if origin in (Union, UnionType):
             return _kind(next(choice for choice in inner if choice is not type(None)))
         case origin if origin is dict:
@@ -70,7 +78,7 @@ def _write_list(values: Any) -> str:
 
 
 def _write_table(table: Any) -> str:
-    return f"{{ {', '.join(f'{key} = {quoted(value)}' for key, value in table.items())} }}" if table else "{}"
+    return f"{{ {', '.join(f'{bare(key)} = {quoted(value)}' for key, value in table.items())} }}" if table else "{}"
 
 
 def _text(value: object) -> object:

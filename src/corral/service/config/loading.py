@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +46,21 @@ def load(path: Path | None) -> Config:
         raise ConfigError((f"There is no config, neither {user_file()} nor {SYSTEM_FILE}: `corral init` writes one",))
     text, wrong = files.read_config(chosen)
     document = _parse(chosen, text, wrong)
-    found = list(wrong)
-    config = None
-    if "path" in document:
-        found.append(f"{chosen}: path: {faults.unknown('path', Config)}")
-    try:
-        config = Config(**{**document, "path": chosen.absolute()})
-    except ValidationError as error:
-        found += [f"{chosen}: {fault}" for fault in faults.sentences(error, document)]
-    found += [f"{chosen}: {fault}" for fault in host.faults(document)]
-    if config is None or found:
-        raise ConfigError(tuple(found))
+    config, found = judge(document, chosen.absolute())
+    if config is None or wrong or found:
+        raise ConfigError((*wrong, *(f"{chosen}: {fault}" for fault in found)))
     return config
+
+
+def judge(document: Mapping[str, Any], path: Path | None = None) -> tuple[Config | None, tuple[str, ...]]:
+    """The config of a parsed file, and all that is wrong with it, each as `KEY: what is wrong`."""
+    config = None
+    found = [f"path: {faults.unknown('path', Config)}"] if "path" in document else []
+    try:
+        config = Config.model_validate({**document, "path": path})
+    except ValidationError as error:
+        found += faults.sentences(error, document)
+    return config, (*found, *host.faults(document))
 
 
 def _parse(path: Path, text: str, wrong: tuple[str, ...]) -> dict[str, Any]:

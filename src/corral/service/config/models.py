@@ -110,7 +110,8 @@ class CodexSettings(_Table):
     """Codex, from 0.125 on."""
 
     command: Command = ("codex",)
-    """Starts codex; `app-server` is added. Without a slash it is looked for on the PATH of the person's account."""
+    """Starts codex; `app-server` is added. A name without a slash is looked for on the service's PATH, and for another
+    account where sudo looks (its secure_path)."""
     approval: Approval = "ask"
     """What codex does where it needs leave: `ask` the person, or `never` ask and do only what it may."""
     sandbox: Sandbox = "workspace-write"
@@ -125,8 +126,7 @@ class ClaudeSettings(_Table):
     """Claude Code."""
 
     command: Command = ("claude",)
-    """Starts claude; what makes it speak stream-json is added. Without a slash it is looked for on the PATH of the
-    person's account."""
+    """Starts claude; what makes it speak stream-json is added. A name without a slash is looked for as codex is."""
     approval: Approval = "ask"
     """What claude does where it needs leave: `ask` the person, or `never` ask and do only what it may."""
     model: Text | None = Field(default=None, examples=["sonnet"])
