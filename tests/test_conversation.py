@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from corral.service.store import Store
 
 from corral.backends.base import (
     BackendEnded,
@@ -27,7 +28,6 @@ from corral.service.conversation import Begun, Conversation, Subject
 from corral.service.front import Shown
 from corral.service.journal import Journal
 from corral.service.pool import Bounds, Pool
-from corral.service.store import Store
 from corral.service.terms import Terms
 from tests.harness.waiting import until
 

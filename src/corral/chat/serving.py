@@ -33,8 +33,8 @@ Kinds = Callable[[Config, Person, Subject], EngineKind]
 async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = configured_kind) -> int:
     """Serve until TERM or INT; the exit status.
 
-    0 when all that ran was ended and proven so; 1 if the service could not begin, or if something was left. HUP reads the
-    configuration again. A second TERM or INT while it ends takes the patience away.
+    0 when all that ran was ended and proven so; 1 if the service could not begin, or if something was left. HUP reads
+    the configuration again. A second TERM or INT while it ends takes the patience away.
     """
     try:
         config = load(path)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from corral import view
-from corral.spans import span
 from corral.backends.base import Backend, Decision, Event, Notice
 from corral.backends.engine import EngineKind
 from corral.backends.launch import Launch
@@ -22,6 +21,7 @@ from corral.chat.conversation import Conversation
 from corral.chat.lines import Lines
 from corral.chat.output import Output
 from corral.chat.printing import JsonPrinter, Printer, TextPrinter
+from corral.spans import span
 
 FAILED = 1
 WORKER_TIMEOUT = 5.0  # seconds for the turn's reader to be done, once the backend has ended

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from corral.backends.base import Notice
 from corral.backends.engine import EngineKind
 from corral.chat.attach import wire
-from corral.chat.attach.client import AttachedSeat, NoServiceError
+from corral.chat.attach.client import AttachedSeat
 from corral.process import default_state_dir
 from corral.service.config import Config, ConfigError, Person, find, load
 from corral.service.conversation import Subject
@@ -62,7 +62,7 @@ def attached(path: Path, hello: wire.Hello) -> Venue:
 
 
 def sockets(config_file: Path | None) -> list[Path]:
-    """Where a service of this machine may listen, the likeliest first. Raises ConfigError for a config that was named."""
+    """Where a service may listen here, the likeliest first. Raises ConfigError for a config that was named."""
     found = []
     try:
         chosen = config_file or find()

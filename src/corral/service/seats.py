@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class LocalSeat:
-    """A `corral.service.front.Seat`. It moves from one conversation to another; its front end hears of one at a time."""
+    """A `corral.service.front.Seat`. It moves from one conversation to another; a front end hears of one at a time."""
 
     def __init__(
         self, service: Service, person: str, front: Front, conversation: Conversation, welcome: Welcome, channel: str

@@ -163,10 +163,13 @@ class Service:
         subject: Subject | None = None,
         greet: Callable[[Welcome], None] = lambda _: None,
     ) -> LocalSeat:
-        """A place for a front end: at a new conversation (about `subject`), or at an earlier one (`resume`: id or `last`).
+        """A place for a front end: at a new conversation (about `subject`), or at an earlier one.
 
-        `greet` is told first where it has come to. With `channel`, a lasting front end goes on where it was before a restart. Raises AccessError, or LookupError
-        with a sentence where there is nothing to resume.
+        resume: the earlier one's id, or `last`.
+        channel: names a lasting front end, which goes on where it was before a restart.
+        greet: is told first where it has come to.
+
+        Raises AccessError, or LookupError with a sentence where there is nothing to resume.
         """
         who = self.person(person)
         if self._closing:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
 from corral.backends.base import Answer, Input, to_json
@@ -38,7 +37,7 @@ class SocketError(Exception):
 
 
 class SocketServer:
-    """Listens at a path until `close`. The file's mode lets everybody connect: the kernel's word decides who is heard."""
+    """Listens at a path until `close`. Everybody may connect: the kernel's word decides who is heard."""
 
     def __init__(self, service: Service, path: Path) -> None:
         self._service = service

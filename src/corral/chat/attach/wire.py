@@ -1,8 +1,8 @@
 """What goes over the socket.
 
-The first line of a client is a `Hello` or an `EndPerson`; the service answers a Hello with a `welcome`, an EndPerson with a
-`done`, and says nothing at all to whom it does not serve. Then the client sends calls of its seat, and the service events: those of
-`corral chat --json`, and `idle` and `closed`.
+The first line of a client is a `Hello` or an `EndPerson`; the service answers a Hello with a `welcome`, an EndPerson
+with a `done`, and says nothing at all to whom it does not serve. Then the client sends calls of its seat, and the
+service events: those of `corral chat --json`, and `idle` and `closed`.
 """
 
 from __future__ import annotations
