@@ -35,6 +35,9 @@ class Peer:
         self.turns = 0
         self.steered: list[str] = []
         self.interrupted = threading.Event()
+        self.said = ""
+        """The person's last message."""
+        self.thread = "thread"
 
     # To be said by each engine.
 
@@ -65,7 +68,7 @@ class CodexPeer(Peer):
         return f"turn-{self.turns}"
 
     def note(self, method: str, **params: Any) -> None:
-        put({"method": method, "params": {"threadId": "thread", "turnId": self.turn_id, **params}, "emittedAtMs": 1})
+        put({"method": method, "params": {"threadId": self.thread, "turnId": self.turn_id, **params}, "emittedAtMs": 1})
 
     def took(self, number: Any) -> None:
         put({"id": number, "result": {"turn": {"id": self.turn_id, "status": "inProgress", "items": []}}})
@@ -110,9 +113,12 @@ class CodexPeer(Peer):
                 put({"id": number, "result": {}})
             case "thread/start" | "thread/resume" | "thread/fork" if SCENE != "half":
                 self.hello()
-                put({"id": number, "result": {"thread": {"id": "thread"}, "model": "m"}})
+                if SCENE == "obey":
+                    self.thread = params.get("threadId") or f"thread-{os.getpid()}"
+                put({"id": number, "result": {"thread": {"id": self.thread}, "model": "m"}})
             case "turn/start":
                 self.turns += 1
+                self.said = params["input"][0]["text"]
                 begin(self, number)
             case "turn/steer":
                 self.steered.append(params["input"][0]["text"])
@@ -187,6 +193,8 @@ class ClaudePeer(Peer):
                 self.ask("something of a turn of its own")
             case "user":
                 self.turns += 1
+                content = message["message"]["content"]
+                self.said = content if isinstance(content, str) else content[0]["text"]
                 begin(self, message["uuid"])
             case "control_response" if SCENE == "asks_before":
                 self.took(self.uuids[0])
@@ -411,7 +419,26 @@ def stray(peer: Peer) -> None:
     peer.say("started")
 
 
+def leave(peer: Peer) -> None:
+    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    peer.say("it runs on")
+    peer.complete()
+
+
+def where(peer: Peer) -> None:
+    peer.say(f"{peer.thread} of {os.getpid()}")
+    peer.complete()
+
+
+def obey(peer: Peer) -> None:
+    """Play the scene that the message names."""
+    SCENES.get(peer.said.split()[0], talk)(peer)
+
+
 SCENES: dict[str, Callable[[Peer], None]] = {
+    "leave": leave,
+    "where": where,
+    "obey": obey,
     "talk": talk,
     "tool": use_tool,
     "ask": ask,

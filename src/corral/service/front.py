@@ -7,9 +7,10 @@ nothing here returns a value or is awaited except `ready`: all that comes of a c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+from corral.backends import base
 from corral.backends.base import Event, Limits
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Reply:
 
 Shown: TypeAlias = Event | Reply
 """All that a front end may have to show."""
+
+
+def to_json(event: Shown) -> dict[str, Any]:
+    """The event as the JSON object of `corral chat --json`."""
+    if isinstance(event, Reply):
+        return {"event": event.event, **asdict(event)}
+    return base.to_json(event)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ async def tree(at: LocalSeat) -> Reply:
         for process in found[:MOST_ROWS]
     ]
     lines = [
-        f"{row['user']:<10}{row['pid']:>8} {size(row['rss']):>7}  {'  ' * row['depth']}{row['command']}" for row in rows
+        f"{account_name(one.uid):<10}{one.pid:>8} {size(one.rss):>7}  {'  ' * one.depth}{_command(one)}"
+        for one in found[:MOST_ROWS]
     ]
     if len(found) > MOST_ROWS:
         lines.append(f"… and {len(found) - MOST_ROWS} more")

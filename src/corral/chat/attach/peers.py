@@ -6,7 +6,6 @@ import os
 import pwd
 import socket
 import struct
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,11 +19,11 @@ _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1
 
 def peer_uid(connection: socket.socket) -> int:
     """The account of whoever connected, as it was at that moment. Raises OSError."""
-    if sys.platform == "linux":
+    if hasattr(socket, "SO_PEERCRED"):
         _, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        return int(uid)
-    data = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)
-    return int(_XUCRED.unpack_from(data)[1])
+    else:
+        _, uid = _XUCRED.unpack_from(connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES))
+    return int(uid)
 
 
 def may_speak_for(config: Config, uid: int) -> tuple[str, ...]:

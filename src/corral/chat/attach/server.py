@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from corral.backends.base import Answer, Input, to_json
+from corral.backends.base import Answer, Input
 from corral.chat.attach import wire
 from corral.chat.attach.peers import may_speak_for, peer_uid
 from corral.service.conversation import Subject
+from corral.service.front import to_json
 from corral.service.service import AccessError
 
 if TYPE_CHECKING:

@@ -1,0 +1,365 @@
+"""One service for many people: their turns, their bounds, their commands, and its end."""
+
+import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from corral.backends.base import Answer, BackendEnded, Notice, Text, TurnEnded
+from corral.service.front import Reply
+from corral.service.service import AccessError
+from tests.harness.hosting import Place, configured, hosting
+from tests.harness.waiting import until
+
+
+def alive(pid: int) -> bool:
+    with suppress(ProcessLookupError, FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+class TestPeople:
+    async def test_who_is_not_in_the_configuration_gets_nothing(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            with pytest.raises(AccessError) as error:
+                await host.seat("mallory")
+            assert not str(error.value), "and learns nothing"
+
+    @pytest.mark.parametrize("engine", ["codex", "claude"])
+    async def test_a_turn_of_one_never_waits_for_that_of_another(self, engine: str, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path, service={"engine": engine})) as host:
+            anna, ben = await host.seat("anna"), await host.seat("ben")
+            anna.say("silent")
+            await anna.front.until(lambda: anna.seat.conversation.began, "anna's turn runs")
+            ben.say("talk")
+            assert (await ben.front.turns(1))[0].status == "completed"
+            assert not anna.front.of(TurnEnded)
+            anna.seat.interrupt()
+            assert (await anna.front.turns(1))[0].status == "interrupted"
+            assert not ben.front.of(Notice)
+
+    async def test_a_backend_starts_with_the_first_message_and_serves_the_next(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            assert host.service.pool.count == 0
+            for number in (1, 2):
+                anna.say("where")
+                await anna.front.turns(number)
+            assert len(await anna.front.backends(1)) == 1
+
+
+class TestBounds:
+    async def test_a_start_beyond_a_persons_bound_says_so_and_one_after_an_end_works(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path, pool={"per_person": 1})) as host:
+            first, second = await host.seat(), await host.seat()
+            first.say("talk")
+            await first.front.turns(1)
+            second.say("talk")
+            (end,) = await second.front.turns(1)
+            assert (end.status, end.reason.split(",")[0]) == ("failed", "1 agent runs for you already")
+            first.do("/stop")
+            await first.front.until(lambda: first.front.of(BackendEnded), "it has ended")
+            second.say("talk")
+            assert (await second.front.turns(2))[1].status == "completed"
+
+    async def test_the_whole_service_has_a_bound_too(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path, pool={"backends": 1})) as host:
+            anna, ben = await host.seat("anna"), await host.seat("ben")
+            anna.say("talk")
+            await anna.front.turns(1)
+            ben.say("talk")
+            assert "all 1 agents that this service may run are taken" in (await ben.front.turns(1))[0].reason
+
+    async def test_what_is_just_ending_is_waited_for(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path, pool={"per_person": 1})) as host:
+            anna = await host.seat()
+            anna.say("work")
+            await anna.front.until(lambda: anna.front.text, "it works")
+            anna.do("/new")
+            anna.say("talk")
+            ends = await anna.front.turns(2)
+            assert [end.status for end in ends] == ["interrupted", "completed"]
+            assert anna.front.ends == ["turn_ended", "backend_ended", "turn_ended"]
+
+
+class TestConversations:
+    async def test_new_begins_another_and_resume_goes_back(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("where am I")
+            await anna.front.turns(1)
+            first = anna.front.text
+            anna.do("/new")
+            anna.say("where now")
+            await anna.front.turns(2)
+            assert anna.front.text.removeprefix(first).split()[0] != first.split()[0]
+            anna.do("/resume")
+            listed = await anna.front.hears("/resume NUMBER")
+            assert [line.split()[-3:] for line in listed.splitlines()[1:2]] == [["where", "am", "I"]]
+            anna.do("/resume 2")
+            await anna.front.hears("you are back in")
+            anna.say("where")
+            await anna.front.turns(3)
+            assert anna.front.of(Text)[-1].delta.split()[0] == first.split()[0], "the engine's thread is the first one's"
+
+    async def test_two_seats_at_one_conversation_share_one_backend(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            one = await host.seat()
+            one.say("where")
+            await one.front.turns(1)
+            two = await host.seat(resume="last")
+            assert two.seat.conversation is one.seat.conversation
+            two.say("where")
+            await one.front.turns(2)
+            assert host.service.pool.count == 1
+            two.seat.leave()
+            await two.front.until(lambda: two.front.closed_with is not None, "it is closed")
+            assert host.service.pool.count == 1, "somebody else is there"
+
+    async def test_another_persons_conversation_cannot_be_had(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat("anna")
+            anna.say("talk")
+            await anna.front.turns(1)
+            with pytest.raises(LookupError, match="there is no conversation"):
+                await host.seat("ben", resume=anna.seat.conversation.subject.id)
+            ben = await host.seat("ben")
+            ben.do(f"/resume {anna.seat.conversation.subject.id}")
+            await ben.front.hears("there is no conversation")
+
+    async def test_a_conversation_that_another_program_holds_is_not_taken(self, tmp_path: Path) -> None:
+        config = configured(tmp_path)
+        async with hosting(config) as host:
+            anna = await host.seat()
+            anna.say("talk")
+            await anna.front.turns(1)
+            async with hosting(config) as other:
+                with pytest.raises(LookupError, match="open in another program"):
+                    await other.seat("anna", resume="last")
+
+    async def test_a_lost_connection_ends_nothing_and_the_conversation_can_be_taken_up(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("ask")
+            approval = await anna.front.asked()
+            anna.seat.detach()
+            back = await host.seat(resume="last")
+            assert (await back.front.asked()).approval_id == approval.approval_id
+            back.seat.answer(approval.approval_id, Answer("accept"))
+            assert (await back.front.turns(1))[0].status == "completed"
+
+
+class TestCommands:
+    async def told(self, anna: Place, line: str, words: str) -> str:
+        anna.do(line)
+        return await anna.front.hears(words)
+
+    async def test_control_never_waits_behind_a_turn(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("silent")
+            await anna.front.until(lambda: anna.front.of(BackendEnded) or anna.seat.conversation.backend, "it runs")
+            anna.say("talk")
+            status = await self.told(anna, "/status", "a turn runs for")
+            assert "1 message waits" in status
+            assert "scripted_peer.py" in await self.told(anna, "/ps", "scripted_peer.py")
+            anna.do("/stop")
+            await anna.front.hears("not sent: talk")
+            assert (await anna.front.turns(1))[0].status == "interrupted"
+            await anna.front.until(lambda: anna.front.of(BackendEnded), "it has ended")
+
+    async def test_status_tells_programs_the_same(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("leave")
+            await anna.front.turns(1)
+            anna.do("/status")
+            await anna.front.hears("left running in the background")
+            data = anna.front.of(Reply)[-1].data
+            assert data["backend"]["processes"] >= 2
+            assert [one["command"] for one in data["background"]] == ["sleep 1000"]
+            anna.do("/restart")
+            await anna.front.hears("had left running was ended too: sleep")
+            assert not alive(data["background"][0]["pid"])
+            await anna.front.backends(2)
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ("/nonsense", "there is no command /nonsense"),
+            ("/approve", "nothing is asked"),
+            ("/deny", "nothing is asked"),
+            ("/approve never", "say /approve"),
+            ("/engine gemini", "there is no engine 'gemini'; there are codex, claude"),
+            ("/engine", "engine: codex"),
+            ("/model", "model: the agent's own choice"),
+            ("/effort", "effort: the agent's own choice"),
+            ("/workspace /etc", "is in none of your workspaces"),
+            ("/workspace", "workspace: "),
+            ("/resume nothing", "there is no conversation 'nothing'"),
+            ("/resume", "there are no earlier conversations"),
+            ("/usage", "nothing was used"),
+            ("/ps", "no agent runs"),
+            ("/status", "no agent runs; the next message starts one"),
+            ("/steer", "say what"),
+            ("/steer more", "no turn runs"),
+            ("/stop", "nothing is running"),
+            ("/HELP", "/workspace [NAME|PATH]"),
+        ],
+    )
+    async def test_commands_without_a_backend(self, line: str, words: str, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            await self.told(anna, line, words)
+            await anna.front.until(lambda: anna.front.idles, "it is idle again")
+
+    async def test_a_line_with_two_slashes_goes_to_the_engine(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.do("//compact")
+            assert (await anna.front.turns(1))[0].status == "completed"
+
+    async def test_approve_and_deny(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            for line, said in (("/approve", "accept"), ("/deny", "decline")):
+                before = len(anna.front.of(TurnEnded))
+                anna.say("ask")
+                await anna.front.until(lambda: anna.seat.conversation.approvals, "leave is asked for")
+                anna.do(line)
+                await anna.front.turns(before + 1)
+                assert anna.front.text.endswith(said)
+
+    async def test_another_engine_is_another_conversation(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("talk")
+            await anna.front.turns(1)
+            anna.do("/engine claude")
+            anna.say("talk")
+            await anna.front.turns(2)
+            assert [one.engine for one in anna.front.of(type(anna.front.events[0]))] == ["codex", "claude"]
+
+    async def test_steer_is_folded_into_the_turn(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("work")
+            await anna.front.until(lambda: anna.front.text, "it works")
+            await self.told(anna, "/steer and this", "it was folded into the turn")
+
+
+class TestRecycling:
+    async def test_idle_ends_the_backend_and_keeps_the_conversation(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path, recycle={"idle": "200ms"})) as host:
+            anna = await host.seat()
+            anna.say("where")
+            await anna.front.turns(1)
+            await anna.front.until(lambda: anna.front.of(BackendEnded), "it was ended for idleness")
+            anna.say("where")
+            await anna.front.turns(2)
+            threads = [event.delta.split()[0] for event in anna.front.of(Text)]
+            assert threads[0] == threads[1]
+
+    async def test_what_is_left_in_the_background_keeps_it(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path, recycle={"idle": "50ms"})) as host:
+            anna = await host.seat()
+            anna.say("leave")
+            await anna.front.turns(1)
+            backend = anna.seat.conversation.backend
+            assert backend is not None
+            for _ in range(5):  # several looks of the recycler, told by the command that looks too
+                anna.do("/status")
+                await anna.front.until(lambda: len(anna.front.of(Reply)) > _, "another look")
+            assert anna.seat.conversation.backend is backend
+            os.kill(next(one.pid for one in await backend.background()), 9)
+            await anna.front.until(lambda: anna.front.of(BackendEnded), "then it is ended for idleness")
+
+
+class TestReload:
+    async def test_a_running_turn_goes_on_and_the_next_has_the_new_settings(self, tmp_path: Path) -> None:
+        config = configured(tmp_path)
+        async with hosting(config) as host:
+            anna = await host.seat()
+            anna.say("ask")
+            approval = await anna.front.asked()
+            changed = tuple(one.model_copy(update={"env": {"NEW": "1"}}) for one in config.people)
+            await host.service.reload(config.model_copy(update={"people": changed}))
+            anna.seat.answer(approval.approval_id, Answer("accept"))
+            assert (await anna.front.turns(1))[0].status == "completed"
+            anna.say("talk")
+            await anna.front.turns(2)
+            assert len(await anna.front.backends(2)) == 2
+
+    async def test_who_is_taken_out_is_heard_no_more(self, tmp_path: Path) -> None:
+        config = configured(tmp_path)
+        async with hosting(config) as host:
+            anna, ben = await host.seat("anna"), await host.seat("ben")
+            ben.say("talk")
+            await ben.front.turns(1)
+            await host.service.reload(config.model_copy(update={"people": config.people[:1]}))
+            assert ben.front.closed_with == "you are not known here any more"
+            ben.say("talk")
+            with pytest.raises(AccessError):
+                await host.seat("ben")
+            anna.say("talk")
+            await anna.front.turns(1)
+            assert len(ben.front.of(TurnEnded)) == 1
+
+
+class TestShutdown:
+    async def test_it_is_bounded_as_a_whole_however_stubborn_they_are(self, tmp_path: Path) -> None:
+        config = configured(
+            tmp_path, service={"shutdown": "4s"}, ladder={"goodbye": "30s", "grace": "60s"}, pool={"per_person": 8}
+        )
+        async with hosting(config, "stubborn") as host:
+            seats = [await host.seat() for _ in range(6)]
+            for one in seats:
+                one.say("work")
+            for one in seats:
+                await one.front.until(lambda one=one: one.front.text, "it works")
+            pids = [(await one.front.backends(1))[0].pid for one in seats]
+            summary = await host.service.shutdown()
+            assert summary.verdicts["proven_empty"] == 6
+            assert summary.seconds < 4.5
+            assert not any(alive(pid) for pid in pids)
+            assert {one.front.closed_with for one in seats} == {"the service is stopping"}
+
+    async def test_nobody_comes_in_while_it_stops(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            await host.service.shutdown()
+            with pytest.raises(AccessError):
+                await host.seat()
+
+
+async def test_leaving_ends_the_backend(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host:
+        anna = await host.seat()
+        anna.say("stray")
+        await anna.front.until(lambda: anna.front.text, "it runs")
+        anna.seat.leave()
+        await anna.front.until(lambda: anna.front.closed_with == "", "it is closed")
+        assert anna.front.ends == ["turn_ended", "backend_ended"]
+        await until(lambda: host.service.pool.count == 0, 5, "its slot is free")
+        assert not host.service.live
+
+
+async def test_finishing_leaves_after_the_last_turn(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host:
+        anna = await host.seat()
+        anna.say("talk")
+        anna.say("talk")
+        anna.seat.finish()
+        await anna.front.until(lambda: anna.front.closed_with == "", "it is closed")
+        assert anna.front.ends == ["turn_ended", "turn_ended", "backend_ended"]
+
+
+async def test_a_hundred_seats_at_once(tmp_path: Path) -> None:
+    config = configured(tmp_path, pool={"per_person": 40, "backends": 40})
+    async with hosting(config) as host:
+        seats = await asyncio.gather(*(host.seat() for _ in range(30)))
+        for one in seats:
+            one.say("where")
+        await asyncio.gather(*(one.front.turns(1) for one in seats))
+        assert len({one.front.text for one in seats}) == 30
