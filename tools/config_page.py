@@ -23,7 +23,7 @@ a first one. Who is not in it gets nothing, and learns nothing.
 
 **Where it is looked for**: what `--config` names; else what the variable `CORRAL_CONFIG` names; else `corral.toml` in
 the folder `corral` of the platform's folder for a user's config (on Linux `~/.config/corral/corral.toml`); else
-`/etc/corral/corral.toml`. Nothing else of the environment changes what it says.
+`/etc/corral/corral.toml`. No variable of the environment changes a value in it.
 
 **Whose it must be**: a regular file that belongs to root or to the service's account, and that nobody else may write;
 it may be a symbolic link to one. Others may read it, as it holds no secrets. Every command that reads it should run as

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from corral.service.config.kinds import NAME, bare, kind_of
+from corral.service.config.kinds import NAME, kind_of
 from corral.service.config.models import Config
-from corral.service.config.quantities import shown
 from corral.service.config.tables import keys, model_below, tables
+from corral.service.config.written import bare, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -51,14 +51,8 @@ def read_secret(path: Path) -> str:
 
 
 def _read(path: Path, largest: int) -> tuple[bytes, os.stat_result]:
-    # Checked and read through one descriptor: the name may point elsewhere a moment later. O_NONBLOCK: a pipe that
-    # lies there instead would be waited for without end.
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-            about = os.fstat(file.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise ConfigError((f"{path}: this is not a regular file",))
-            content = file.read(largest + 1)
+        content, about = _regular(path, largest)
     except FileNotFoundError:
         raise ConfigError((f"{path}: there is no such file",)) from None
     except PermissionError:
@@ -69,6 +63,20 @@ def _read(path: Path, largest: int) -> tuple[bytes, os.stat_result]:
     if len(content) > largest:
         raise ConfigError((f"{path}: it is larger than {largest // 1024} KiB",))
     return content, about
+
+
+def _regular(path: Path, largest: int) -> tuple[bytes, os.stat_result]:
+    # Checked and read through one descriptor: the name may point elsewhere a moment later. O_NONBLOCK: a pipe that
+    # lies there instead would be waited for without end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise ConfigError((f"{path}: this is not a regular file",))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(largest + 1), about
+    finally:
+        os.close(descriptor)
 
 
 def _wrong_owner(about: os.stat_result) -> str:

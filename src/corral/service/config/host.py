@@ -13,7 +13,7 @@ from corral.service.config.errors import ConfigError
 from corral.service.config.faults import person_key
 from corral.service.config.files import read_secret
 from corral.service.config.models import SOCKET
-from corral.service.config.quantities import shown
+from corral.service.config.written import shown
 
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Bytes of the path of a Unix socket."""

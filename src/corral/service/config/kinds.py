@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,28 +13,17 @@ from pydantic import BeforeValidator
 
 from corral.backends.environment import is_service_secret
 from corral.service.config import quantities
-from corral.service.config.quantities import shown
+from corral.service.config.written import bare, quoted, shown
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 EngineName: TypeAlias = Literal["codex", "claude"]
 Approval: TypeAlias = Literal["ask", "never"]
 Sandbox: TypeAlias = Literal["workspace-write", "read-only", "danger-full-access"]
-
-
-def quoted(value: object) -> str:
-    """A text as TOML has it; JSON's escapes are TOML's."""
-    return json.dumps(str(value), ensure_ascii=False)
-
-
-def bare(key: str) -> str:
-    """A key as TOML has it: in quotes where it needs them."""
-    return key if _BARE.fullmatch(key) else quoted(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +107,17 @@ def _kept_variable(value: object) -> object:
 
 
 def _absolute(value: object) -> object:
-    if not isinstance(value, str | Path) or not Path(value).is_absolute() or "\0" in str(value):
+    if not _is_visible(value) or not Path(str(value)).is_absolute():
         raise ValueError(f"{shown(value)} is not allowed: it must be an absolute path, which begins with /")
     return value
 
 
+def _is_visible(value: object) -> bool:
+    return isinstance(value, str | Path) and str(value).isprintable()
+
+
 def _workspace(value: object) -> object:
-    text = value if isinstance(value, str) and "\0" not in value else ""
+    text = str(value) if _is_visible(value) else ""
     if not (text == "~" or text.startswith(("~/", "/"))):
         raise ValueError(
             f"{shown(value)} is not allowed: it must be an absolute path, or begin with ~/ for the home of the account"

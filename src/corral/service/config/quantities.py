@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
+
+from corral.service.config.written import shown
 
 LONGEST = 3650 * 86_400.0
 """Seconds: ten years. Whoever writes more meant another unit."""
 SMALLEST = 16 * 2**20
 """Bytes: 16 MiB. No agent starts with less, so that a smaller number is one without its unit."""
+LARGEST = 2**50
+"""Bytes: 1024 TiB, more than any machine has."""
 
 _SECONDS = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART = r"(?:([0-9]+(?:\.[0-9]+)?){})?"
@@ -49,8 +54,9 @@ def size(written: object) -> int:
     total = _bytes(written)
     if total is None:
         raise ValueError(f'{shown(written)} is no size: write it like "4G", "512M", or a number of bytes')
-    if total < SMALLEST:
-        raise ValueError(f"{shown(written)} is not allowed: a size is at least {as_size(SMALLEST)}")
+    if not SMALLEST <= total <= LARGEST:
+        bounds = f"at least {as_size(SMALLEST)} and at most {as_size(LARGEST)}"
+        raise ValueError(f"{shown(written)} is not allowed: a size is {bounds}")
     return total
 
 
@@ -60,18 +66,6 @@ def as_size(total: int) -> str:
         if total and total % factor == 0:
             return f"{total // factor}{unit}"
     return str(total)
-
-
-def shown(written: object) -> str:
-    """A value as a config file has it, short enough for a sentence."""
-    if isinstance(written, bool):
-        return str(written).lower()
-    if isinstance(written, dict):
-        return "a table"
-    if isinstance(written, list | tuple):
-        return "a list"
-    text = f'"{written}"' if isinstance(written, str) else str(written)
-    return text if len(text) <= 80 else f"{text[:76]}…{text[-1]}"
 
 
 def _seconds(written: object) -> float | None:
@@ -89,4 +83,4 @@ def _bytes(written: object) -> int | None:
     if isinstance(written, int) and not isinstance(written, bool):
         return written
     match = _SIZE.fullmatch(written) if isinstance(written, str) else None
-    return None if match is None else int(float(match[1]) * _BYTES[match[2]])
+    return None if match is None else int(Decimal(match[1]) * _BYTES[match[2]])
