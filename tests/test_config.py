@@ -196,6 +196,8 @@ ONE_FAULT = {
     '[recycle]\nage = "9999d"': 'recycle.age: "9999d" is not allowed: a time is longer than nothing and at most 3650d',
     # Numbers, yes and no, choices, tables.
     "[pool]\nbackends = 0": "pool.backends: 0 is not allowed: it must be a whole number, at least 1",
+    f"[pool]\nqueue = 0x{'f' * 9000}": "pool.queue: a number of thousands of digits is not allowed: it must be a whole "
+    "number, at least 0",
     "[pool]\nqueue = -1": "pool.queue: -1 is not allowed: it must be a whole number, at least 0",
     "[pool]\nqueue = 2.0": "pool.queue: 2.0 is not allowed: it must be a whole number, at least 0",
     "[pool]\nper_person = true": "pool.per_person: true is not allowed: it must be a whole number, at least 1",
@@ -436,7 +438,8 @@ def test_a_secret_is_read_without_its_last_newline(secret: Path, file: Path) -> 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610, 0o644])
 def test_a_secret_that_others_may_use_is_refused(secret: Path, mode: int) -> None:
-    os.chown(secret, -1, pwd.getpwnam("news").pw_gid) if os.geteuid() == 0 else None
+    if os.geteuid() == 0:
+        os.chown(secret, -1, pwd.getpwnam("news").pw_gid)  # group root would make it look like a systemd credential
     secret.chmod(mode)
     with pytest.raises(ConfigError) as caught:
         read_secret(secret)
