@@ -1,0 +1,166 @@
+"""Whose the files are that say who runs as whom, and with which secrets; and whether they can be read at all."""
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from corral.service.config import ConfigError, Person, load, read_secret
+from tests.harness.configs import ONE_PERSON, OWN, faults_of, written
+from tests.harness.service import Service
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "corral.toml"
+    path.touch(mode=0o600)
+    return path
+
+
+# The config.
+
+NO_TOML = {
+    "a = b": ", line 1, column 5: this is no TOML (Invalid value)",
+    "[service]\nengine = 'codex": ", at its end: this is no TOML (",
+    "[service]\n[service]": ", line 2, column 9: this is no TOML (Cannot declare ('service',) twice)",
+    "x = " + "9" * 5000: ": this is no TOML (",
+}
+
+
+@pytest.mark.parametrize(("text", "fault"), NO_TOML.items())
+def test_a_file_that_is_no_toml_is_told_of_with_the_line(file: Path, text: str, fault: str) -> None:
+    (said,) = faults_of(written(file, text))
+    assert fault in f": {said}" if fault.startswith(": ") else said.startswith(fault)
+    assert said.endswith(": texts stand in quotes, and each key once, on its own line")
+
+
+def test_nesting_without_end_is_refused(file: Path) -> None:
+    (said,) = faults_of(written(file, "x = " + "[" * 100_000))
+    assert said == "its lists or tables are nested too deeply"
+
+
+def test_bytes_that_are_no_utf8_are_told_of_with_the_line(file: Path) -> None:
+    file.write_bytes(b'[service]\n# f\xfcr\nengine = "codex"')
+    assert faults_of(file) == [", line 2: this is not UTF-8, as TOML must be"]
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "corral.toml"
+    os.mkfifo(pipe)
+    assert faults_of(pipe) == ["this is not a regular file"]
+    assert faults_of(tmp_path) == ["this is not a regular file"]
+    assert faults_of(tmp_path / "none") == ["there is no such file"]
+    assert faults_of(Path("/dev/zero")) == ["this is not a regular file"]
+
+
+def test_a_file_without_end_is_refused(file: Path) -> None:
+    os.truncate(file, 2**40)
+    assert faults_of(file) == ["it is larger than 1024 KiB"]
+
+
+def test_a_link_to_a_good_file_is_followed(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.toml"
+    link.symlink_to(written(file, ONE_PERSON))
+    assert load(link).path == link
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o620, 0o666])
+def test_a_file_that_others_may_write_is_refused(file: Path, mode: int) -> None:
+    written(file, ONE_PERSON).chmod(mode)
+    why = f"others than its owner may write it (mode {mode:04o}), and would decide who runs as whom"
+    assert faults_of(file) == [f"{why}: `chmod go-w {file}`, after reading it"]
+    file.chmod(0o644)
+    assert load(file).people == (Person(name="ada"),)
+
+
+@pytest.mark.cross_account
+def test_a_file_of_another_account_is_refused(file: Path) -> None:
+    os.chown(written(file, ONE_PERSON), pwd.getpwnam("news").pw_uid, -1)
+    why = f"it belongs to news, neither to root nor to {OWN}, who would decide who runs as whom"
+    assert faults_of(file) == [f"{why}: `chown {OWN} {file}`, after reading it"]
+
+
+LOADING = """
+import sys
+from pathlib import Path
+from corral.service.config import ConfigError, load
+try:
+    print(load(Path(sys.argv[1])).people)
+except ConfigError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.cross_account
+def test_roots_file_is_read_by_the_service_where_it_may(service: Service) -> None:
+    file = written(service.folder / "corral.toml", ONE_PERSON)
+    file.chmod(0o644)
+    done = service.run([service.python, "-c", LOADING, str(file)])
+    assert (done.returncode, "name='ada'" in done.stdout) == (0, True), done.stderr
+    file.chmod(0o600)
+    done = service.run([service.python, "-c", LOADING, str(file)])
+    assert done.stderr.strip() == (
+        f"{file}: the account {service.account.name} may not read it: `namei -l {file}` shows who may, folder by folder"
+    )
+
+
+# Secrets.
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.touch(mode=0o600)
+    path.write_text("s3cret\n")
+    return path
+
+
+def test_a_secret_is_read_without_its_last_newline(secret: Path, file: Path) -> None:
+    assert read_secret(secret) == "s3cret"
+    secret.chmod(0o400)
+    config = load(written(file, f'{ONE_PERSON}secrets = {{ KEY = "{secret}" }}'))
+    assert config.people[0].secrets == {"KEY": secret}
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610, 0o644])
+def test_a_secret_that_others_may_use_is_refused(secret: Path, mode: int) -> None:
+    if os.geteuid() == 0:
+        os.chown(secret, -1, pwd.getpwnam("news").pw_gid)  # group root would make it look like a systemd credential
+    secret.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        read_secret(secret)
+    assert caught.value.faults == (
+        f"{secret}: others than its owner may use it (mode {mode:04o}): `chmod 0600 {secret}`",
+    )
+
+
+@pytest.mark.cross_account
+def test_a_secret_in_the_form_of_a_systemd_credential_is_taken(secret: Path) -> None:
+    secret.chmod(0o440)
+    assert read_secret(secret) == "s3cret"
+
+
+@pytest.mark.cross_account
+def test_a_secret_of_another_account_is_refused(secret: Path) -> None:
+    os.chown(secret, pwd.getpwnam("news").pw_uid, -1)
+    with pytest.raises(ConfigError, match=f"it belongs to news, neither to root nor to {OWN}: `chown {OWN} "):
+        read_secret(secret)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "it is empty, so that no variable can hold it"),
+        (b"\n", "it is empty, so that no variable can hold it"),
+        (b"a\0b", "it holds NUL, so that no variable can hold it"),
+        (b"\xff", "it is not text in UTF-8, so that no variable can hold it"),
+        (b"x" * 70_000, "it is larger than 64 KiB"),
+    ],
+)
+def test_a_secret_that_no_variable_can_hold_is_refused(secret: Path, content: bytes, fault: str) -> None:
+    secret.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_secret(secret)
+    assert caught.value.faults == (f"{secret}: {fault}",)
