@@ -435,6 +435,16 @@ def obey(peer: Peer) -> None:
     SCENES.get(peer.said.split()[0], talk)(peer)
 
 
+def doze(*, apart: bool) -> int:
+    return subprocess.Popen(["sleep", "1000"], start_new_session=apart, stdout=subprocess.DEVNULL).pid
+
+
+def leaves(peer: Peer) -> None:
+    doze(apart=False)
+    peer.say(str(doze(apart=True)))
+    peer.complete()
+
+
 SCENES: dict[str, Callable[[Peer], None]] = {
     "leave": leave,
     "where": where,
@@ -468,6 +478,7 @@ SCENES: dict[str, Callable[[Peer], None]] = {
     "too_long_done": too_long_done,
     "twice": twice,
     "stray": stray,
+    "leaves": leaves,
 }
 
 if SCENE == "unborn":
@@ -475,6 +486,8 @@ if SCENE == "unborn":
     sys.exit(2)
 if SCENE == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if SCENE == "leaves":
+    doze(apart=True)
 peer = {"codex": CodexPeer, "claude": ClaudePeer}[ENGINE]()
 for line in sys.stdin:
     peer.serve(json.loads(line))

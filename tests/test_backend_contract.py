@@ -4,6 +4,8 @@ The same promises on the real binaries: test_real_backends.py.
 """
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -465,3 +467,22 @@ async def _no_task_is_left() -> AsyncIterator[None]:
     yield
     before.add(asyncio.current_task())  # type: ignore[arg-type]
     await until(lambda: not asyncio.all_tasks() - before, what="the backend's tasks were gone")
+
+
+async def test_what_the_agent_left_running_is_told_from_what_the_engine_keeps(scene: Scene) -> None:
+    with pytest.raises(BackendError, match="not started"):
+        await Running(scripted("codex", "talk")).background()
+    async with scene("leaves") as backend:
+        await until(lambda: len(backend.tree()) == 2, what="the engine had a helper in a session of its own")
+        assert await backend.background() == []
+        left = text(await collect(backend, "go"))
+        assert [(process.pid, process.comm) for process in await backend.background()] == [(int(left), "sleep")]
+        os.kill(int(left), signal.SIGKILL)
+        await until(lambda: len(backend.tree()) == 3, what="it was gone, and the helpers were not")
+        assert await backend.background() == []
+
+
+async def test_what_the_start_had_to_say_is_heard_once_in_the_first_turn(scene: Scene) -> None:
+    async with scene("talk", notices=("there is no folder",)) as backend:
+        assert Notice("there is no folder") in await collect(backend, "go")
+        assert of(Notice, await collect(backend, "again")) == []

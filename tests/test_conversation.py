@@ -173,7 +173,6 @@ def scene(store: Store) -> Opens:
             yield one
         finally:
             one.may_show.set()
-            one.may_start.set()
             for backend in one.backends:
                 backend.may_end.set()
             await asyncio.wait_for(one.conversation.close("the test is over"), 5)

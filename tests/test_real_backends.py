@@ -177,14 +177,18 @@ async def test_what_an_earlier_turn_left_running_outlives_the_next_turn_but_not_
     start: Start, service: Service
 ) -> None:
     served = f"setsid {WORK} >/dev/null 2>&1 & echo started"
-    async with OfflineModel(Script([Turn(Run(served), Say("it runs")), Turn(Say("still"))])) as model:
+    script = Script([Turn(Run("echo here"), Say("seen")), Turn(Run(served), Say("it runs")), Turn(Say("still"))])
+    async with OfflineModel(script) as model:
         backend = await start(model)
-        await collect(backend, "start a server")
+        assert text(await collect(backend, "look")) == "seen"
+        assert await backend.background() == [], "neither what the engine has of its own nor a command that is over"
+        print(await collect(backend, "start a server"))
         await until(
             lambda: _workers(service), what="the server ran", picture=lambda: truth.picture(service.judge.alive())
         )
         assert text(await collect(backend, "and?")) == "still"
         assert len(_workers(service)) == 1
+        assert [truth.look(process.pid).command for process in await backend.background()] == _workers(service)
         ended = await backend.end()
         assert ended.report.verdict == "proven_empty", ended
         assert _workers(service) == []

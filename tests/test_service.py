@@ -102,7 +102,9 @@ class TestConversations:
             await anna.front.hears("you are back in")
             anna.say("where")
             await anna.front.turns(3)
-            assert anna.front.of(Text)[-1].delta.split()[0] == first.split()[0], "the engine's thread is the first one's"
+            assert anna.front.of(Text)[-1].delta.split()[0] == first.split()[0], (
+                "the engine's thread is the first one's"
+            )
 
     async def test_two_seats_at_one_conversation_share_one_backend(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:
@@ -269,9 +271,9 @@ class TestRecycling:
             await anna.front.turns(1)
             backend = anna.seat.conversation.backend
             assert backend is not None
-            for _ in range(5):  # several looks of the recycler, told by the command that looks too
+            for looks in range(5):  # meanwhile the recycler looks too
                 anna.do("/status")
-                await anna.front.until(lambda: len(anna.front.of(Reply)) > _, "another look")
+                await anna.front.until(lambda looks=looks: len(anna.front.of(Reply)) > looks, "another look")
             assert anna.seat.conversation.backend is backend
             os.kill(next(one.pid for one in await backend.background()), 9)
             await anna.front.until(lambda: anna.front.of(BackendEnded), "then it is ended for idleness")

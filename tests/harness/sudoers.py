@@ -16,10 +16,12 @@ class Rules:
     kill_tags: str | None = "NOPASSWD:"  # None: no rule for /bin/kill at all
     use_pty: bool = True  # as Debian has it
     defaults: tuple[str, ...] = ()  # more lines, such as "noexec"
+    lines: tuple[str, ...] = ()  # more lines, as they are
 
     def text(self) -> str:
         lines = ["Defaults env_reset", f"Defaults {'' if self.use_pty else '!'}use_pty"]
         lines += [f"Defaults {line}" for line in self.defaults]
+        lines += self.lines
         lines.append("root ALL=(ALL:ALL) NOPASSWD: ALL")
         for person in self.people:
             lines.append(f"{self.service} ALL=({person}) {self.command_tags} {', '.join(self.commands)}")

@@ -303,6 +303,13 @@ class Backend(Protocol):
     def tree(self) -> list[Process]:
         """The engine's processes now."""
 
+    async def background(self) -> list[Process]:
+        """What the agent left running: the living in sessions that are younger than the engine's start.
+
+        While a turn runs its commands are among them. Empty where processes cannot be seen (no /proc, hidepid).
+        Raises BackendError if nothing was started.
+        """
+
     async def start(self, conversation: str | None = None, *, fork: bool = False) -> BackendStarted:
         """Start the engine, once: with a new conversation, with that one, or with a copy of it (`fork`).
 

@@ -11,6 +11,10 @@ class EngineNotFoundError(BackendError):
     """The engine's program is not on this machine."""
 
 
+class SecretError(BackendError):
+    """The file of a secret cannot be used; the message never shows what it holds."""
+
+
 class ResumeError(BackendError):
     """The engine does not know the conversation that it was asked to go on with; a new one can be started."""
 

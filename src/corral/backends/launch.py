@@ -22,8 +22,14 @@ class Launch:
     workspace: str | os.PathLike[str] | None = None
     """The folder of the conversation; by default the account's home, or this process's folder for the own account."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Variables on top of the environment without the service's secrets; for another account those that sudo is asked
-    to pass on (its rule needs SETENV)."""
+    """Variables on top of `base_env`; for another account those that sudo is asked to pass on (its rule needs
+    SETENV)."""
+    base_env: Mapping[str, str] | None = None
+    """The environment (`agent_environment`). For another account sudo hands on what its rules keep of it (env_keep),
+    and drops the rest without a word. None: this process's without the service's secrets; for another account what
+    sudo makes."""
+    notices: Sequence[str] = ()
+    """What the person should hear in the first turn."""
     goodbye: float = 3.0
     """Seconds that the engine has to stop its work and to end by itself."""
     grace: float = 5.0
@@ -57,12 +63,16 @@ class Launch:
     async def start(self, argv: Sequence[str], cwd: str | None, label: str) -> Job:
         """Start a command so, in `cwd`; None for a folder that every account may enter."""
         account = self.account
+        env, kept = self.env, self.base_env
+        if account is None and kept is None:
+            env = child_environment(env)
         # A person's folder may be closed to this account, which must not fail an engine that enters it by itself.
         outside = "/" if account is not None else None
         return await Job.start(
             argv,
             user=account,
-            env=self.env if account is not None else child_environment(self.env),
+            env=env,
+            kept_env=kept,
             cwd=cwd if cwd is not None else outside,
             grace=self.grace,
             kill=self.kill,

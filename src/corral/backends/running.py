@@ -68,6 +68,8 @@ class Running:
         self._job: Job | None = None
         self._conversation = ""
         self._turn: Turn | None = None
+        self._own_sessions: set[int] = set()
+        """The sessions of the engine itself."""
         self._before: Sequence[Process] = ()
         """The tree when the turn began."""
         self._approvals = Approvals()
@@ -105,6 +107,10 @@ class Running:
     def tree(self) -> list[Process]:
         return self.job.tree()
 
+    async def background(self) -> list[Process]:
+        # What an engine keeps, its MCP servers and helpers, shares the engine's session; commands have their own.
+        return [process for process in await self._look() if process.sid not in self._own_sessions]
+
     async def start(self, conversation: str | None = None, *, fork: bool = False) -> BackendStarted:
         if self._begun:
             raise BackendError("this backend was started before: make another one")
@@ -125,6 +131,7 @@ class Running:
         self._own(self._watch())
         try:
             self.started = await self._open(opening)
+            self._own_sessions = {job.pid, *(process.sid for process in await self._look())}
         except BaseException:
             await self.end()
             raise
@@ -281,6 +288,8 @@ class Running:
             self._give_up(turn, f"{name} did not take the message in time")
         except BackendError as error:
             self._give_up(turn, str(error))
+        for said in (*self.launch.notices, *self.job.notices):
+            self.notice(said)
         for said, told in self._said.items():
             if not told and not turn.over:
                 self._said[said] = True

@@ -20,6 +20,9 @@ from corral.process.typed import NamedTuple, NoReturn
 _SUDO_STARTS_WITHIN = 10.0
 """Seconds after which a sudo that is still busy (a slow directory service) is taken for started."""
 
+_OF_THE_TAGS = ("sudo_password", "sudo_environment", "cwd")
+"""Kinds of refusals of a command that sudo has a rule for."""
+
 
 class Command(NamedTuple):
     """What to run."""
@@ -35,6 +38,8 @@ class Command(NamedTuple):
     here: str
     """The supervisor's folder, which does where none was asked for."""
     mark: int
+    assign: Mapping[str, str] = {}
+    """Variables that sudo is given as arguments, where its environment cannot carry them."""
 
 
 class Started(NamedTuple):
@@ -43,6 +48,8 @@ class Started(NamedTuple):
     pid: int
     user: str
     uid: int
+    notice: str = ""
+    """What the person should know of it."""
 
 
 def start(command: Command, ignored: Collection[int] = ()) -> Started:
@@ -59,12 +66,17 @@ def start(command: Command, ignored: Collection[int] = ()) -> Started:
     program = sudo.find()
     if program is None:
         raise StartError("sudo_missing", f"running as {account.pw_name} needs sudo, and there is none: install sudo")
-    directory = _directory_for_sudo(command.cwd, account)
-    here = command.here if _barred(command.here, account) is None else "/"
-    line = sudo.command_line(program, account.pw_name, command.argv, preserve=command.preserve, directory=directory)
-    pid = _spawn(line, command.env, "/" if directory else command.cwd or _enterable(here), command.mark, ignored)
-    _confirm(pid, command, account, program)
-    return Started(pid, account.pw_name, account.pw_uid)
+    notice = ""
+    try:
+        pid = _start_through_sudo(command, account, program, ignored)
+    except StartError as error:
+        if not command.assign or error.kind not in _OF_THE_TAGS:
+            raise
+        # What is assigned is a help and no need: where the rule does not let it through, it goes without. If something
+        # else was the reason, that is what the second refusal is about.
+        pid = _start_through_sudo(command._replace(assign={}), account, program, ignored)
+        notice = _not_assigned(command, account)
+    return Started(pid, account.pw_name, account.pw_uid, notice)
 
 
 def release_streams() -> None:
@@ -74,6 +86,22 @@ def release_streams() -> None:
         os.dup2(null, descriptor)
     if null > 2:
         os.close(null)
+
+
+def _start_through_sudo(command: Command, account: pwd.struct_passwd, program: str, ignored: Collection[int]) -> int:
+    directory = _directory_for_sudo(command.cwd, account)
+    here = command.here if _barred(command.here, account) is None else "/"
+    line = sudo.command_line(
+        program,
+        account.pw_name,
+        command.argv,
+        preserve=command.preserve,
+        directory=directory,
+        assign=command.assign,
+    )
+    pid = _spawn(line, command.env, "/" if directory else command.cwd or _enterable(here), command.mark, ignored)
+    _confirm(pid, command, account, program)
+    return pid
 
 
 def _account(user: str | None) -> pwd.struct_passwd:
@@ -258,6 +286,13 @@ def _known_but_not_run(command: Command, user: str, advice: str) -> StartError:
     if command.cwd is not None:
         reasons, kind = [*reasons, f"may not start in {command.cwd}"], "cwd"
     return StartError(kind, f"sudo knows {command.argv[0]} as {user}, but {' or '.join(reasons)}: {advice}")
+
+
+def _not_assigned(command: Command, account: pwd.struct_passwd) -> str:
+    names = list(command.assign)
+    program = _full_path(command.argv[0], command.env.get("PATH", os.defpath))
+    line = sudo.keep_line(program, names)
+    return f"sudo does not set {', '.join(names)} for {account.pw_name}: add to sudoers: {line}"
 
 
 def _full_path(name: str, path: str) -> str:

@@ -35,6 +35,9 @@ _STREAM_LIMIT = 1 << 20
 _BOOT = os.path.join(os.path.dirname(__file__), "boot.py")
 # What sudo and the reaper need to work; a command under another account gets its environment from sudo.
 _BARE_NAMES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ")
+# glibc takes it out of the environment of every set-uid program, so that no sudo can keep it (ld.so(8), secure mode).
+_WITHHELD = ("TMPDIR",)
+_LOADER_PREFIXES = ("LD_", "DYLD_")
 
 
 class Job:
@@ -80,6 +83,7 @@ class Job:
         *,
         user: str | None = None,
         env: Mapping[str, str] | None = None,
+        kept_env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         stdin: int | None = PIPE,
         stdout: int | None = PIPE,
@@ -97,6 +101,8 @@ class Job:
         user: the account to run as (`sudo -n -H -u USER`); None or this account's own name for this one.
         env: replaces the environment. Under another account sudo makes the environment, and env names what it is
             asked to pass on besides (which needs SETENV in the rule). It never appears in an argument list.
+        kept_env: lies below env. Under another account it becomes sudo's own environment, and sudo hands on what its
+            rules keep (env_keep) and drops the rest without a word; TMPDIR alone appears in an argument list.
         cwd: the folder to start in; None for this process's own, or / where the account may not enter that.
         stdin, stdout, stderr: PIPE, DEVNULL, INHERIT or a file descriptor.
         grace, kill: seconds from TERM to KILL, and for the rounds of KILL before survivors are reported.
@@ -108,7 +114,7 @@ class Job:
 
         Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either.
         """
-        _check(argv, env, grace, kill, tracker)
+        _check(argv, {**(kept_env or {}), **(env or {})}, grace, kill, tracker)
         job_id = job_id or ledger.new_id()
         if not ledger.is_id(job_id):
             raise StartError("invalid", f"{job_id!r} is no job's id: use ledger.new_id()")
@@ -119,15 +125,14 @@ class Job:
         except FileNotFoundError:
             raise StartError("cwd", "this process's own folder is gone, and a path is relative to it") from None
         job = cls(job_id, Ladder(grace, kill), folder, report_path, marks.choose())
-        own, preserve = _environment(user, env)
+        environment = _environment(user, env, kept_env)
         beginning = asyncio.ensure_future(
             job._begin(
                 {
                     "id": job.id,
                     "argv": list(argv),
                     "user": user,
-                    "env": own,
-                    "preserve": preserve,
+                    **environment,
                     "cwd": wanted_cwd,
                     "here": _here(),
                     "grace": grace,
@@ -427,17 +432,20 @@ def _above_the_streams(end: socket.socket) -> socket.socket:
     return socket.socket(fileno=above)
 
 
-def _check(argv: Sequence[str], env: Mapping[str, str] | None, grace: float, kill: float, tracker: str) -> None:
+def _check(argv: Sequence[str], env: Mapping[str, str], grace: float, kill: float, tracker: str) -> None:
     if tracker not in TRACKERS:
         raise StartError("invalid", f"tracker {tracker!r} is not one of {', '.join(TRACKERS)}")
     if not argv:
         raise StartError("invalid", "there is no command to run")
-    if bad := [word for word in [*argv, *(env or {}), *(env or {}).values()] if "\0" in word]:
+    if bad := [word for word in [*argv, *env] if "\0" in word]:
         raise StartError("invalid", f"{bad[0]!r} holds a NUL byte")
+    # The value is not shown: it may be a secret.
+    if names := [name for name, value in env.items() if not name or "=" in name or "\0" in value]:
+        raise StartError("invalid", f"the variable {names[0]!r} cannot be given to a command: a bad name or a NUL byte")
     if grace < 0 or kill < 0:
         raise StartError("invalid", "grace and kill are seconds, and not negative")
     # One message carries both to the reaper; the kernel would refuse them at a fraction of that.
-    if sum(map(len, [*argv, *(env or {}), *(env or {}).values()])) > lifeline.MOST_BYTES // 8:
+    if sum(map(len, [*argv, *env, *env.values()])) > lifeline.MOST_BYTES // 8:
         raise StartError("invalid", "the arguments and the environment are larger than any command may have")
 
 
@@ -470,12 +478,18 @@ def _start_reaper(descriptor: int, streams: tuple[int | None, int | None, int | 
         ) from error
 
 
-def _environment(user: str | None, env: Mapping[str, str] | None) -> tuple[dict[str, str], list[str]]:
-    """The environment of the command (or of the sudo above it), and the names that sudo is to pass on."""
+def _environment(
+    user: str | None, env: Mapping[str, str] | None, kept: Mapping[str, str] | None
+) -> dict[str, dict[str, str] | list[str]]:
+    """The environment of the command (or of the sudo above it), and what sudo is to pass on or to set."""
     if is_this_account(user):
-        return dict(os.environ if env is None else env), []
+        own = dict(os.environ) if env is None and kept is None else {**(kept or {}), **(env or {})}
+        return {"env": own, "preserve": [], "assign": {}}
     bare = {name: os.environ[name] for name in _BARE_NAMES if name in os.environ}
-    return {**bare, **(env or {})}, sorted(env or {})
+    # Of a service that is root the loader would obey them in sudo itself; of another it takes them out.
+    below = {name: value for name, value in (kept or {}).items() if not name.startswith(_LOADER_PREFIXES)}
+    assign = {name: below.pop(name) for name in _WITHHELD if name in below and name not in (env or {})}
+    return {"env": {**bare, **below, **(env or {})}, "preserve": sorted(env or {}), "assign": assign}
 
 
 __all__ = ["DEVNULL", "INHERIT", "PIPE", "Job", "JobError"]

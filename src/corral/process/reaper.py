@@ -95,6 +95,7 @@ class Reaper:
             cwd=config["cwd"],
             here=config["here"],
             mark=0 if portable else config["mark"],
+            assign=config["assign"],
         )
         self._mark = request.mark
         self._record = Record.create(config["state_dir"], config["id"], self._header(config, request))
@@ -112,6 +113,8 @@ class Reaper:
         self._write_members([process])
         self.wire.send({"started": {"pid": started.pid, "start_time": process.start_time, "user": started.user}})
         command.release_streams()
+        if started.notice:
+            self.wire.send({"notice": started.notice})
         self._check_rule(started)
 
     def _portable(self, person: int) -> Portable:

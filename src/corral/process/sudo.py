@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from corral.process.typed import NamedTuple
 
@@ -38,14 +38,21 @@ def find() -> str | None:
 
 
 def command_line(
-    sudo: str, user: str, argv: Sequence[str], *, preserve: Iterable[str] = (), directory: str | None = None
+    sudo: str,
+    user: str,
+    argv: Sequence[str],
+    *,
+    preserve: Iterable[str] = (),
+    directory: str | None = None,
+    assign: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The call that runs argv as user: never asks (-n), sets HOME (-H)."""
+    """The call that runs argv as user: never asks (-n), sets HOME (-H), and the variables in `assign`."""
     line = [sudo, "-n", "-H", "-u", user]
     if names := sorted(preserve):
         line.append("--preserve-env=" + ",".join(names))
     if directory is not None:
         line += ["-D", directory]
+    line += [f"{name}={value}" for name, value in (assign or {}).items()]
     return [*line, "--", *argv]
 
 
@@ -144,6 +151,11 @@ def rule(service: str, user: str, command: str, *, environment: bool = False, di
     tags = "NOPASSWD:SETENV:" if environment else "NOPASSWD:"
     where = "CWD=* " if directory else ""
     return f"{service} ALL=({user}) {where}{tags} {command}"
+
+
+def keep_line(command: str, names: Iterable[str]) -> str:
+    """The sudoers line that hands variables of sudo's own environment on to a command, without SETENV."""
+    return f'Defaults!{command} env_keep += "{" ".join(names)}"'
 
 
 def refused(outcome: Outcome) -> bool:

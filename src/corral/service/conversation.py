@@ -159,7 +159,7 @@ class Conversation:
             front.show(Notice(f"not taken: {most} messages wait already. Wait for the turn's end, or /stop"))
             return
         self.last_used = time.monotonic()
-        if self.busy:
+        if self.began or self._waiting:
             front.show(Notice(f"queued, number {len(self._waiting) + 1}: {message.text}"))
         self._waiting.append(_Waiting(message, front))
         self._wake.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,21 +56,32 @@ class Starter:
     def launch(self, config: Config, person: Person, subject: Subject) -> Launch:
         """The account, the folder, the environment and the ladder."""
         job_id = new_id()
-        reports = Path(config.service.state_dir) / REPORTS
+        state_dir = config.service.state_dir
+        reports = state_dir / REPORTS
         reports.mkdir(mode=0o700, parents=True, exist_ok=True)
-        label = f"{subject.engine} of {person.name}"
-        workspace = subject.workspace or workspaces(person).home
-        common = {
-            "goodbye": config.ladder.goodbye,
-            "grace": config.ladder.grace,
-            "kill": config.ladder.kill,
-            "state_dir": config.service.state_dir,
-            "report_file": reports / f"{job_id}.json",
-            "label": label,
-            "job_id": job_id,
-        }
-        env = agent_environment(person, config)  # TODO
-        return Launch(person.os_user, workspace, env, **common)
+        base, notices = self._environment(person, state_dir)
+        return Launch(
+            person.os_user,
+            subject.workspace or workspaces(person).home,
+            env=self.own_env or {},
+            base_env=base,
+            notices=notices,
+            goodbye=config.ladder.goodbye,
+            grace=config.ladder.grace,
+            kill=config.ladder.kill,
+            state_dir=state_dir,
+            report_file=reports / f"{job_id}.json",
+            label=f"{subject.engine} of {person.name}",
+            job_id=job_id,
+        )
+
+    def _environment(self, person: Person, state_dir: Path) -> tuple[Mapping[str, str] | None, Sequence[str]]:
+        if self.own_env is not None:
+            return None, ()
+        built = agent_environment(
+            person.os_user, state_dir=state_dir, keep=person.keep_env, env=person.env, secrets=person.secrets
+        )
+        return built.variables, built.notices
 
 
 def configured_kind(config: Config, person: Person, subject: Subject) -> EngineKind:

@@ -9,7 +9,6 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,7 +99,10 @@ class Store:
                 await db.execute("pragma user_version=1")
             instance = uuid.uuid4().hex
             me = host_table().read(os.getpid())
-            await db.execute("insert into instances values(?,?,?,?,?)", (instance, me.pid, me.start_time, host_table().boot_id(), what))
+            await db.execute(
+                "insert into instances values(?,?,?,?,?)",
+                (instance, me.pid, me.start_time, host_table().boot_id(), what),
+            )
             await db.execute("commit")
         except (OSError, sqlite3.Error) as error:
             raise StoreError(str(error)) from error
@@ -121,10 +123,17 @@ class Store:
             except sqlite3.Error as error:
                 raise StoreError(str(error)) from error
 
-    async def new_conversation(self, person: str, engine: str, workspace: str, model: str | None = None, effort: str | None = None) -> ConversationRow:
+    async def new_conversation(
+        self, person: str, engine: str, workspace: str, model: str | None = None, effort: str | None = None
+    ) -> ConversationRow:
         now = time.time()
         row = ConversationRow(secrets.token_hex(4), person, engine, workspace, model, effort, None, "", now, now)
-        await self._do((f"insert into conversations({ROW}) values(?,?,?,?,?,?,?,?,?,?)", (row.id, person, engine, workspace, model, effort, None, "", now, now)))
+        await self._do(
+            (
+                f"insert into conversations({ROW}) values(?,?,?,?,?,?,?,?,?,?)",
+                (row.id, person, engine, workspace, model, effort, None, "", now, now),
+            )
+        )
         return row
 
     async def conversation(self, id: str) -> ConversationRow | None:
@@ -132,7 +141,12 @@ class Store:
         return ConversationRow(*rows[0]) if rows else None
 
     async def conversations(self, person: str, limit: int = 20) -> list[ConversationRow]:
-        rows = await self._do((f"select {ROW} from conversations where person=? and (thread is not null or exists(select 1 from turns where conversation=conversations.id)) order by used desc limit ?", (person, limit)))
+        rows = await self._do(
+            (
+                f"select {ROW} from conversations where person=? and (thread is not null or exists(select 1 from turns where conversation=conversations.id)) order by used desc limit ?",
+                (person, limit),
+            )
+        )
         return [ConversationRow(*row) for row in rows]
 
     async def set_thread(self, id: str, thread: str | None) -> None:
@@ -170,20 +184,39 @@ class Store:
     async def turn_began(self, conversation: str, person: str) -> str:
         turn = uuid.uuid4().hex
         now = time.time()
-        await self._do(("insert into turns(id, conversation, person, instance, state, began) values(?,?,?,?,'running',?)", (turn, conversation, person, self._instance, now)), ("update conversations set used=? where id=?", (now, conversation)))
+        await self._do(
+            (
+                "insert into turns(id, conversation, person, instance, state, began) values(?,?,?,?,'running',?)",
+                (turn, conversation, person, self._instance, now),
+            ),
+            ("update conversations set used=? where id=?", (now, conversation)),
+        )
         return turn
 
     async def turn_ended(self, turn: str, status: str, reason: str = "") -> None:
-        await self._do(("update turns set state=?, reason=?, ended=? where id=? and state='running'", (status, reason, time.time(), turn)))
+        await self._do(
+            (
+                "update turns set state=?, reason=?, ended=? where id=? and state='running'",
+                (status, reason, time.time(), turn),
+            )
+        )
 
     async def add_usage(self, turn: str, input_tokens: int, cached: int, output: int, cost: float | None) -> None:
-        await self._do(("update turns set input=input+?, cached=cached+?, output=output+?, cost=cost+? where id=?", (input_tokens, cached, output, cost or 0, turn)))
+        await self._do(
+            (
+                "update turns set input=input+?, cached=cached+?, output=output+?, cost=cost+? where id=?",
+                (input_tokens, cached, output, cost or 0, turn),
+            )
+        )
 
     async def cut_turns(self) -> list[TurnRow]:
         dead = await self._dead()
         marks = ",".join("?" * len(dead))
         rows = await self._do(
-            (f"update turns set state='cut', ended=? where state='running' and instance in ({marks})", (time.time(), *dead)),
+            (
+                f"update turns set state='cut', ended=? where state='running' and instance in ({marks})",
+                (time.time(), *dead),
+            ),
             ("select id, conversation, person, began from turns where state='cut' and not told", ()),
         )
         return [TurnRow(*row) for row in rows]
@@ -192,35 +225,72 @@ class Store:
         for turn in turns:
             await self._do(("update turns set told=1 where id=?", (turn,)))
 
-    async def backend_started(self, conversation: str, person: str, account: str, engine: str, pid: int, model: str, job_id: str) -> str:
+    async def backend_started(
+        self, conversation: str, person: str, account: str, engine: str, pid: int, model: str, job_id: str
+    ) -> str:
         key = uuid.uuid4().hex
-        await self._do(("insert into backends(id, conversation, person, account, engine, pid, model, job_id, instance, started) values(?,?,?,?,?,?,?,?,?,?)", (key, conversation, person, account, engine, pid, model, job_id, self._instance, time.time())))
+        await self._do(
+            (
+                "insert into backends(id, conversation, person, account, engine, pid, model, job_id, instance, started) values(?,?,?,?,?,?,?,?,?,?)",
+                (key, conversation, person, account, engine, pid, model, job_id, self._instance, time.time()),
+            )
+        )
         return key
 
     async def backend_ended(self, backend: str, report: Report, steps: list[dict[str, Any]], why: str) -> None:
-        await self._do(("update backends set ended=?, verdict=?, report=?, steps=?, why=? where id=? and verdict is null", (time.time(), report.verdict, json.dumps(report.to_json()), json.dumps(steps), why, backend)))
+        await self._do(
+            (
+                "update backends set ended=?, verdict=?, report=?, steps=?, why=? where id=? and verdict is null",
+                (time.time(), report.verdict, json.dumps(report.to_json()), json.dumps(steps), why, backend),
+            )
+        )
 
     async def lost_backends(self) -> list[ReportRow]:
         dead = await self._dead()
         marks = ",".join("?" * len(dead))
-        rows = await self._do((f"select id, person, job_id, '' from backends where verdict is null and instance in ({marks})", tuple(dead)))
+        rows = await self._do(
+            (
+                f"select id, person, job_id, '' from backends where verdict is null and instance in ({marks})",
+                tuple(dead),
+            )
+        )
         return [ReportRow(*row) for row in rows]
 
     async def report_found(self, backend: str, report: Report) -> None:
         await self.backend_ended(backend, report, [], "the service died")
 
     async def approval_asked(self, turn: str, approval_id: str, kind: str, what: str) -> None:
-        await self._do(("insert into approvals(turn, approval, kind, what, asked) values(?,?,?,?,?)", (turn, approval_id, kind, what, time.time())))
+        await self._do(
+            (
+                "insert into approvals(turn, approval, kind, what, asked) values(?,?,?,?,?)",
+                (turn, approval_id, kind, what, time.time()),
+            )
+        )
 
     async def approval_closed(self, turn: str, approval_id: str, decision: str | None, by: str) -> None:
-        await self._do(("update approvals set closed=?, decision=?, by=? where turn=? and approval=?", (time.time(), decision, by, turn, approval_id)))
+        await self._do(
+            (
+                "update approvals set closed=?, decision=?, by=? where turn=? and approval=?",
+                (time.time(), decision, by, turn, approval_id),
+            )
+        )
 
     async def usage(self, person: str | None, since: float) -> list[UsageRow]:
-        rows = await self._do(("select c.engine, c.model, count(*), sum(t.input), sum(t.cached), sum(t.output), sum(t.cost) from turns t join conversations c on c.id=t.conversation where t.person=? and t.began>=? group by 1,2", (person, since)))
+        rows = await self._do(
+            (
+                "select c.engine, c.model, count(*), sum(t.input), sum(t.cached), sum(t.output), sum(t.cost) from turns t join conversations c on c.id=t.conversation where t.person=? and t.began>=? group by 1,2",
+                (person, since),
+            )
+        )
         return [UsageRow(*row) for row in rows]
 
     async def last_report(self, person: str) -> ReportRow | None:
-        rows = await self._do(("select id, person, job_id, verdict from backends where person=? and verdict is not null order by ended desc limit 1", (person,)))
+        rows = await self._do(
+            (
+                "select id, person, job_id, verdict from backends where person=? and verdict is not null order by ended desc limit 1",
+                (person,),
+            )
+        )
         return ReportRow(*rows[0]) if rows else None
 
     async def prune(self, before: float) -> None:
