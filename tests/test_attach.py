@@ -1,0 +1,176 @@
+"""A terminal at a running service: the kernel's word of who is there decides, and what is shown is the same."""
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, TurnEnded
+from corral.chat.attach import wire
+from corral.chat.attach.client import AttachedSeat, NoServiceError, RefusedError, end_person
+from corral.chat.attach.peers import may_speak_for
+from corral.chat.attach.server import SocketError, SocketServer
+from corral.service.config import Config, Person
+from tests.harness.hosting import Host, Watcher, configured, hosting
+
+
+class Attached(Watcher):
+    seat: AttachedSeat
+
+
+@asynccontextmanager
+async def listening(host: Host) -> AsyncIterator[Path]:
+    path = host.service.config.socket_path
+    server = SocketServer(host.service, path)
+    await server.start()
+    try:
+        yield path
+    finally:
+        await server.close()
+    assert not path.exists()
+
+
+@asynccontextmanager
+async def attached(path: Path, hello: wire.Hello | None = None) -> AsyncIterator[Attached]:
+    front = Attached()
+    front.seat = await AttachedSeat.open(path, hello or wire.Hello(person="anna"))
+    reading = asyncio.create_task(front.seat.read(front))
+    try:
+        yield front
+    finally:
+        front.seat.detach()
+        await asyncio.wait_for(asyncio.wait([reading]), 5)
+
+
+async def test_a_turn_over_the_socket_is_the_same_as_without(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        assert anna.seat.welcome.person == "anna"
+        assert "/stop" in [one.name for one in anna.seat.welcome.commands]
+        anna.seat.send(Input("ask"))
+        approval = await anna.asked()
+        anna.seat.answer(approval.approval_id, Answer("accept"))
+        (end,) = await anna.turns(1)
+        assert (end.status, anna.text) == ("completed", "accept")
+        anna.seat.command("/status")
+        await anna.hears("agent up for")
+        await anna.until(lambda: anna.idles, "it is idle")
+        anna.seat.leave()
+        await anna.until(lambda: anna.closed_with == "", "it is closed")
+        (ended,) = anna.of(BackendEnded)
+        assert (ended.report.verdict, ended.report.proof) == ("proven_empty", "no_children")
+        assert host.service.pool.count == 0
+
+
+async def test_interrupt_finish_and_steer_go_over_it_in_their_order(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        anna.seat.send(Input("work"))
+        await anna.until(lambda: anna.text, "it works")
+        anna.seat.command("/steer more")
+        anna.seat.interrupt()
+        anna.seat.send(Input("talk"))
+        anna.seat.finish()
+        await anna.until(lambda: anna.closed_with == "", "it is closed")
+        assert [end.status for end in anna.of(TurnEnded)] == ["interrupted", "completed"]
+
+
+async def test_a_connection_that_breaks_leaves_the_turn_running(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        async with attached(path) as anna:
+            anna.seat.send(Input("work"))
+            await anna.until(lambda: anna.text, "it works")
+        (conversation,) = host.service.live
+        assert conversation.began
+        async with attached(path, wire.Hello(person="anna", resume="last")) as back:
+            await back.hears("a turn is running")
+            assert back.of(BackendStarted)
+            back.seat.interrupt()
+            assert (await back.turns(1))[0].status == "interrupted"
+
+
+async def test_a_client_that_does_not_read_holds_up_nobody_else(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        deaf = await AttachedSeat.open(path, wire.Hello(person="anna"))
+        deaf.send(Input("flood"))
+        async with attached(path, wire.Hello(person="ben")) as ben:
+            ben.seat.send(Input("talk"))
+            assert (await ben.turns(1))[0].status == "completed"
+        deaf.detach()
+
+
+async def test_garbage_ends_the_connection_and_nothing_else(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        for line in (b"\n", b"[]\n", b'{"call": "hello", "version": "x"}\n', b"\xff\xfe\n", b'{"call": "sudo"}\n', b"x" * 70_000):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(line)
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+        async with attached(path) as anna:
+            anna.seat._writer.write(b'{"call": "do", "name": "__class__"}\n')
+            await anna.until(lambda: anna.closed_with is not None, "it is closed")
+        async with attached(path) as anna:
+            anna.seat.send(Input("talk"))
+            await anna.turns(1)
+
+
+async def test_who_may_speak_for_several_says_for_whom(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        with pytest.raises(RefusedError, match="--person NAME: anna, ben"):
+            await AttachedSeat.open(path, wire.Hello())
+        with pytest.raises(NoServiceError, match="does not serve this account"):
+            await AttachedSeat.open(path, wire.Hello(person="mallory"))
+        with pytest.raises(RefusedError, match="there is no engine 'gemini'"):
+            await AttachedSeat.open(path, wire.Hello(person="anna", engine="gemini"))
+        with pytest.raises(RefusedError, match="no earlier conversation"):
+            await AttachedSeat.open(path, wire.Hello(person="anna", resume="last"))
+
+
+def test_whom_an_account_may_speak_for() -> None:
+    people = (Person(name="own"), Person(name="games", os_user="games"), Person(name="gone", os_user="no-such-account"))
+    config = Config(people=people)
+    assert may_speak_for(config, 0) == may_speak_for(config, os.getuid()) == ("own", "games", "gone")
+    assert may_speak_for(config, 5) == ("games",), "uid 5 is games on every Debian"
+    assert may_speak_for(config, 54321) == ()
+
+
+async def test_ending_a_person(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        anna.seat.send(Input("stray"))
+        await anna.until(lambda: anna.text, "it runs")
+        ended = await end_person(path, "anna")
+        assert [one["report"]["verdict"] for one in ended] == ["proven_empty"]
+        await anna.turns(1)
+        assert await end_person(path, "ben") == []
+        with pytest.raises(NoServiceError):
+            await end_person(path, "mallory")
+
+
+async def test_the_socket_of_a_dead_service_is_replaced_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host:
+        path = host.service.config.socket_path
+        dead = socket.socket(socket.AF_UNIX)
+        dead.bind(str(path))
+        dead.close()
+        async with listening(host):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o666
+            with pytest.raises(SocketError, match="another service listens there"):
+                await SocketServer(host.service, path).start()
+        path.write_text("not a socket")
+        with pytest.raises(SocketError, match="no socket"):
+            await SocketServer(host.service, path).start()
+        path.unlink()
+
+
+async def test_the_welcome_comes_first(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(wire.encode(wire.Hello(person="anna")))
+        first = json.loads(await asyncio.wait_for(reader.readline(), 5))
+        assert (first["event"], first["engine"]) == ("welcome", "codex")
+        writer.close()
