@@ -100,6 +100,8 @@ class Serving:
     def _end(self, number: int) -> None:
         self._signals += 1
         self._ending.set()
+        if self._signals == 1:
+            log.info("stopping", signal=signal.Signals(number).name)
         if self._signals > 1:
             log.warning("asked again: no more patience", signal=signal.Signals(number).name)
             self._own(self._service.hurry())
