@@ -44,7 +44,9 @@ class Talker(Protocol):
 
 
 class Corral:
-    """`Running`."""
+    """`Running`, started and ended by the pool, as the service does."""
+
+    _pool: Any = None
 
     def __init__(self, place: Place) -> None:
         from corral.backends.claude import Claude
@@ -58,7 +60,12 @@ class Corral:
         self._backend = Running(kind, Launch(workspace=place.folder, env=place.env, state_dir=place.state_dir))
 
     async def start(self) -> None:
-        await self._backend.start()
+        from corral.service.pool import Bounds, Pool
+
+        # The driver has one event loop, and one fleet at a time.
+        Corral._pool = Corral._pool or Pool()
+        bounds = Bounds(backends=10_000, per_person=10_000)
+        _, self._slot = await Corral._pool.open("bench", bounds, self._backend.start, patience=0.0)
 
     async def hold(self, text: str, hear: Hear) -> None:
         from corral.backends.base import Input, Text
@@ -68,7 +75,7 @@ class Corral:
                 hear(event.delta)
 
     async def end(self) -> str:
-        return str((await self._backend.end()).report.verdict)
+        return str((await Corral._pool.end(self._backend, self._slot)).report.verdict)
 
 
 class Bare:
