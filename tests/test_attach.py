@@ -105,7 +105,14 @@ async def test_a_client_that_does_not_read_holds_up_nobody_else(tmp_path: Path) 
 
 async def test_garbage_ends_the_connection_and_nothing_else(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path:
-        for line in (b"\n", b"[]\n", b'{"call": "hello", "version": "x"}\n', b"\xff\xfe\n", b'{"call": "sudo"}\n', b"x" * 70_000):
+        for line in (
+            b"\n",
+            b"[]\n",
+            b'{"call": "hello", "version": "x"}\n',
+            b"\xff\xfe\n",
+            b'{"call": "sudo"}\n',
+            b"x" * 70_000,
+        ):
             reader, writer = await asyncio.open_unix_connection(path)
             writer.write(line)
             writer.write_eof()

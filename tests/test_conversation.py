@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from corral.service.store import Store
 
 from corral.backends.base import (
     BackendEnded,
@@ -24,10 +23,13 @@ from corral.backends.base import (
 )
 from corral.backends.errors import BackendError, ResumeError
 from corral.process import Process, Report
-from corral.service.conversation import Begun, Conversation, Subject
+from corral.service.conversation import Conversation
 from corral.service.front import Shown
+from corral.service.holder import Begun
 from corral.service.journal import Journal
 from corral.service.pool import Bounds, Pool
+from corral.service.store import Store
+from corral.service.subject import Subject
 from corral.service.terms import Terms
 from tests.harness.waiting import until
 

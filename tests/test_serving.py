@@ -43,7 +43,9 @@ async def test_a_signal_ends_it_all_with_a_summary(number: signal.Signals, tmp_p
 async def test_a_second_signal_takes_the_patience_away(tmp_path: Path) -> None:
     more = '[ladder]\ngoodbye = "25s"\ngrace = "60s"'
     config = write_config(tmp_path, more=more)
-    config.write_text(config.read_text().replace('"obey"', '"stubborn"').replace("[service]", '[service]\nshutdown = "60s"'))
+    config.write_text(
+        config.read_text().replace('"obey"', '"stubborn"').replace("[service]", '[service]\nshutdown = "60s"')
+    )
     with serving(tmp_path, config) as daemon:
         async with daemon.attached() as anna:
             anna.seat.send(Input("work"))
@@ -130,7 +132,10 @@ def test_one_service_to_a_state_folder(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     with serving(tmp_path, config) as daemon:
         second = subprocess.run(
-            [sys.executable, "-m", "corral", "serve", "--config", str(config)], capture_output=True, text=True, timeout=30
+            [sys.executable, "-m", "corral", "serve", "--config", str(config)],
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         assert second.returncode == 1
         assert f"runs on {tmp_path}/state already (pid {daemon.process.pid})" in second.stderr

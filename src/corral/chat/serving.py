@@ -17,11 +17,11 @@ from corral.chat.attach.server import SocketError, SocketServer
 from corral.process import StartError
 from corral.service import lock, logs
 from corral.service.config import Config, ConfigError, Person, load
-from corral.service.conversation import Subject
 from corral.service.notify import notify
 from corral.service.service import Service, Summary
 from corral.service.starting import Starter, configured_kind
 from corral.service.store import Store, StoreError
+from corral.service.subject import Subject
 
 log = structlog.get_logger(__name__)
 

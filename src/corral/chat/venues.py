@@ -17,11 +17,11 @@ from corral.chat.attach import wire
 from corral.chat.attach.client import AttachedSeat
 from corral.process import default_state_dir
 from corral.service.config import Config, ConfigError, Person, find, load
-from corral.service.conversation import Subject
 from corral.service.front import Front, Seat
 from corral.service.service import Service
 from corral.service.starting import Starter
 from corral.service.store import Store, StoreError
+from corral.service.subject import Subject
 
 Venue: TypeAlias = Callable[[Front], AbstractAsyncContextManager[Seat]]
 """Gives a front end its seat, for as long as the context lasts; what the seat runs is ended with it.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,51 +25,23 @@ from corral.backends.base import (
     TurnEnded,
     Usage,
 )
-from corral.backends.errors import BackendError, ResumeError
+from corral.backends.errors import BackendError
 from corral.process import JobError
 from corral.service.audience import Audience
 from corral.service.front import Front
+from corral.service.holder import Holder, StartBackend, names
 from corral.service.journal import Journal
-from corral.service.pool import Pool, PoolFullError, Slot
+from corral.service.pool import Pool, PoolFullError
+from corral.service.subject import Subject
 from corral.service.terms import Terms
 
 log = structlog.get_logger(__name__)
 
-READ_TIMEOUT = 5.0  # seconds for the last events of a turn to be shown, once its backend has ended
-OPENING_TIMEOUT = 30.0  # seconds for a backend that was cancelled in its start to be gone; the ladder is shorter
 WORKER_TIMEOUT = 5.0  # seconds for the last turn to be written down, once its backend has ended
 STUCK_MARGIN = 60.0  # seconds beyond a turn's limit after which an old backend is ended whatever it does
 STOPPED = "stopped on request"
 
-StartBackend = Callable[["Subject", str | None], Awaitable["Begun"]]
-"""Starts a backend for a subject; it is given the id of the engine's conversation to go on with, if there is one."""
-
 _FAULTS = (BackendError, JobError, PoolFullError)
-
-
-@dataclass(slots=True)
-class Subject:
-    """What a conversation is about, and goes on with: whose, which engine, where, and what was chosen for it."""
-
-    person: str
-    engine: str
-    workspace: str
-    """The folder, or empty for the person's own."""
-    model: str | None = None
-    effort: str | None = None
-    thread: str | None = None
-    """The engine's own id of the conversation, once it has one."""
-    id: str = ""
-    """The store's; empty until there is something to keep."""
-    title: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A backend that was started, and the id of its job in the ledger."""
-
-    backend: Backend
-    job_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +71,6 @@ class Conversation:
         """`after`: what must be over before this one starts a backend, such as the end of the one before it."""
         self.subject = subject
         self.audience = Audience()
-        self.backend: Backend | None = None
         self.tokens = 0
         self.began = 0.0
         """When the running turn began (`time.monotonic`); 0 while none runs."""
@@ -108,24 +79,11 @@ class Conversation:
         self.last_used = time.monotonic()
         self.over = False
         """Whether it is closed."""
-        self._start = start
-        self._pool = pool
+        self._holder = Holder(subject, start, pool, journal, self.audience, terms, after)
         self._journal = journal
         self._terms = terms
-        self._after = after
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
-        self._changing = asyncio.Lock()
-        self._opening: asyncio.Task[tuple[Begun, Slot]] | None = None
-        self._slot: Slot | None = None
-        self._record = ""
-        self._ending: Backend | None = None
-        self._watchers: set[asyncio.Task[None]] = set()
-        self._opened = 0.0
-        self._stale = ""
-        self._turn = ""
-        self._shown = asyncio.Event()
-        self._shown.set()
         self._stops = 0
         self._changes = 0
         self._settled = asyncio.Event()
@@ -146,9 +104,14 @@ class Conversation:
         return len(self._waiting)
 
     @property
+    def backend(self) -> Backend | None:
+        """The one that serves it now."""
+        return self._holder.backend
+
+    @property
     def age(self) -> float:
         """Seconds since the backend started; 0 without one."""
-        return time.monotonic() - self._opened if self.backend is not None else 0.0
+        return self._holder.age(time.monotonic())
 
     # What a front end asks for.
 
@@ -180,7 +143,7 @@ class Conversation:
 
     async def interrupt(self) -> bool:
         """Stop the turn that runs; the backend stays, and so does what waits. False if nothing was to stop."""
-        if self._cancel_opening():
+        if self._holder.cancel_opening():
             self._stops += 1
             return True
         return self.backend is not None and await self.backend.interrupt(STOPPED)
@@ -208,7 +171,7 @@ class Conversation:
 
     def renew(self, reason: str) -> None:
         """Have the next turn held by a fresh backend, for `reason`: what was set can only be set at a start."""
-        self._stale = reason
+        self._holder.stale = reason
 
     async def close(self, why: str) -> BackendEnded | None:
         """End the backend and this conversation's life; it can be taken up again."""
@@ -231,15 +194,14 @@ class Conversation:
 
     async def hurry(self) -> None:
         """Take the grace away from an ending that is under way."""
-        if self._ending is not None:
-            await self._ending.hurry()
+        await self._holder.hurry()
 
     async def recycle(self, now: float) -> str:
         """End a backend that is idle or old, between turns; why it was ended, or ''."""
         backend, terms = self.backend, self._terms(self.subject)
-        if backend is None or backend.gone or self._changes or self._changing.locked():
+        if backend is None or backend.gone or self._changes or self._holder.lock.locked():
             return ""
-        age = now - self._opened
+        age = self._holder.age(now)
         if age > terms.age + terms.limits.turn + STUCK_MARGIN:
             reason = f"it is {_minutes(age)} old, and its turn should have ended by itself long ago"
         elif self._at_work:
@@ -250,8 +212,8 @@ class Conversation:
             reason = f"nobody has spoken for {_minutes(now - self.last_used)}"
             if not terms.background and await backend.background():
                 return ""
-        elif self._stale:
-            reason = self._stale
+        elif self._holder.stale:
+            reason = self._holder.stale
         else:
             return ""
         return await self._recycle(backend, reason, force=age > terms.age + terms.limits.turn)
@@ -263,13 +225,13 @@ class Conversation:
         return bool(self.began or self._waiting or (self.backend is not None and self.backend.approvals_open))
 
     async def _recycle(self, backend: Backend, reason: str, *, force: bool) -> str:
-        async with self._changing:
+        async with self._holder.lock:
             if self.backend is not backend or (self._at_work and not force):
                 return ""
-            left = [process.comm for process in await backend.background()]
-            work = f" and what it left running ({', '.join(left[:5])})" if left else ""
+            left = names(await backend.background())
+            work = f" and what it left running ({left})" if left else ""
             self._notice(f"the agent{work} is ended, for {reason}; the conversation stays")
-            await self._end("recycled")
+            await self._holder.end("recycled")
             return reason
 
     def _begin_change(self) -> bool:
@@ -277,7 +239,7 @@ class Conversation:
         self._stops += 1
         self._changes += 1
         self._settled.clear()
-        return self._cancel_opening()
+        return self._holder.cancel_opening()
 
     def _finish_change(self) -> None:
         self._changes -= 1
@@ -287,19 +249,19 @@ class Conversation:
 
     async def _stop(self, opening: bool, why: str) -> BackendEnded | None:
         try:
-            async with self._changing:
+            async with self._holder.lock:
                 if self.backend is None and not opening and not self.over:
                     self._notice("nothing is running")
-                return await self._end(why)
+                return await self._holder.end(why)
         finally:
             self._finish_change()
 
     async def _restart(self) -> None:
         try:
-            async with self._changing:
-                await self._end("restarted")
+            async with self._holder.lock:
+                await self._holder.end("restarted")
                 if not self.over:
-                    await self._open()
+                    await self._holder.open()
         except _FAULTS as error:
             self._notice(str(error))
         finally:
@@ -321,9 +283,9 @@ class Conversation:
 
     async def _warm(self) -> None:
         try:
-            async with self._changing:
+            async with self._holder.lock:
                 if self.backend is None:
-                    await self._open()
+                    await self._holder.open()
         except _FAULTS as error:
             self.audience.closed(str(error))
         finally:
@@ -348,11 +310,11 @@ class Conversation:
             self.began, self.last_used = 0.0, time.monotonic()
             self.approvals.clear()
             self.audience.show(end)
-            self._shown.set()
+            self._holder.shown.set()
         if backend is not None and backend.gone:
-            async with self._changing:
+            async with self._holder.lock:
                 if self.backend is backend:
-                    await self._end(backend.gone)
+                    await self._holder.end(backend.gone)
 
     async def _read_turn(self, backend: Backend, message: Input) -> TurnEnded:
         end = TurnEnded("failed", "the turn ended without a word")
@@ -385,87 +347,18 @@ class Conversation:
 
     async def _backend_for_turn(self, stops: int) -> Backend | None:
         """The backend, started if need be; None if there was a stop since `stops` was read."""
-        async with self._changing:
+        async with self._holder.lock:
             if stops != self._stops:
                 return None
-            if self.backend is not None and (self.backend.gone or self._stale):
-                await self._end(self.backend.gone or self._stale)
+            if self.backend is not None and (self.backend.gone or self._holder.stale):
+                await self._holder.end(self.backend.gone or self._holder.stale)
             if self.backend is None:
-                await self._open()
+                await self._holder.open()
+                if self._holder.forgotten:
+                    self._holder.forgotten, self.tokens = False, 0
             # Before the lock is free: an ending that comes next shows its report after this turn's end.
-            self._shown.clear()
+            self._holder.shown.clear()
             return self.backend
-
-    async def _open(self) -> None:
-        """Start a backend, under the lock; without one if it was stopped. Raises what a start raises."""
-        if self._after is not None:
-            await asyncio.wait([self._after])  # bounded by the ladder of that ending
-            self._after = None
-        await self._journal.keep(self.subject)
-        opening = self._opening = asyncio.get_running_loop().create_task(self._begin_backend())
-        try:
-            await asyncio.wait([opening])
-        except asyncio.CancelledError:
-            opening.cancel()
-            await asyncio.wait([opening], timeout=OPENING_TIMEOUT)
-            raise
-        finally:
-            self._opening = None
-        if opening.cancelled():
-            self._notice("the start was stopped")
-            return
-        begun, self._slot = opening.result()
-        self.backend = begun.backend
-        self._opened, self._stale = time.monotonic(), ""
-        self._record = await self._journal.backend_started(self.subject, self.backend, begun.job_id)
-        self.audience.show(self.backend.started)
-        watcher = asyncio.get_running_loop().create_task(self._watch(self.backend))
-        self._watchers.add(watcher)  # it is over when its backend is
-        watcher.add_done_callback(self._watchers.discard)
-
-    async def _begin_backend(self) -> tuple[Begun, Slot]:
-        terms = self._terms(self.subject)
-        return await self._pool.open(self.subject.person, terms.bounds, self._start_or_forget, terms.ladder)
-
-    async def _start_or_forget(self) -> Begun:
-        try:
-            return await self._start(self.subject, self.subject.thread)
-        except ResumeError as error:
-            self._notice(f"{error}; this is a new one")
-            self.tokens, self.subject.thread = 0, None
-            return await self._start(self.subject, None)
-
-    async def _watch(self, backend: Backend) -> None:
-        """Show the end of a backend that ends by itself, also between turns. It is over when the backend is."""
-        await backend.wait()
-        async with self._changing:
-            if self.backend is backend:
-                if not self.began:
-                    self._notice(backend.gone)
-                await self._end(backend.gone)
-
-    async def _end(self, why: str) -> BackendEnded | None:
-        """End the backend, under the lock, and show its report behind the end of its turn."""
-        backend, self.backend, slot = self.backend, None, self._slot
-        if backend is None or slot is None:
-            return None
-        left = [process.comm for process in await backend.background()]
-        self._ending = backend
-        try:
-            ended = await self._pool.end(backend, slot)
-        finally:
-            self._ending = None
-        await self._journal.backend_ended(self.subject, self._record, ended, why)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(READ_TIMEOUT):
-                await self._shown.wait()
-        if left:
-            self._notice(f"what the agent had left running was ended too: {', '.join(left[:10])}")
-        self.audience.show(ended)
-        return ended
-
-    def _cancel_opening(self) -> bool:
-        return self._opening is not None and self._opening.cancel()
 
     def _drop_waiting(self) -> None:
         while self._waiting:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
         TurnEnded,
         Usage,
     )
-    from corral.service.conversation import Subject
     from corral.service.store import Store
+    from corral.service.subject import Subject
 
 log = structlog.get_logger(__name__)
 

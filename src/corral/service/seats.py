@@ -11,8 +11,9 @@ import structlog
 from corral.backends.base import Answer, Input, Notice
 from corral.service import commands
 from corral.service.commands import Answered
-from corral.service.conversation import Conversation, Subject
+from corral.service.conversation import Conversation
 from corral.service.front import Reply
+from corral.service.subject import Subject
 
 if TYPE_CHECKING:
     from corral.service.front import Front, Welcome

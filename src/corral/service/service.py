@@ -15,13 +15,15 @@ from corral.backends.base import BackendEnded, Notice
 from corral.backends.running import LOOKING
 from corral.service import recovery
 from corral.service.commands import COMMANDS
-from corral.service.conversation import Conversation, StartBackend, Subject
+from corral.service.conversation import Conversation
 from corral.service.front import Welcome
+from corral.service.holder import StartBackend
 from corral.service.journal import Journal
 from corral.service.pool import Pool
 from corral.service.seats import LocalSeat
 from corral.service.starting import terms, workspaces
 from corral.service.store import StoreError
+from corral.service.subject import Subject
 
 if TYPE_CHECKING:
     from corral.backends.base import Backend
@@ -106,6 +108,8 @@ class Service:
         self._closing = "the service is stopping"
         for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=1.0)
         self.pool.hurry()
         closing = [asyncio.ensure_future(self.end(one, "the service was stopped")) for one in list(self.live)]
         if closing:

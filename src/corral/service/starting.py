@@ -17,8 +17,9 @@ from corral.backends.launch import Launch
 from corral.backends.running import Running
 from corral.process.ledger import new_id
 from corral.process.table import is_this_account
-from corral.service.conversation import Begun, Subject
+from corral.service.holder import Begun
 from corral.service.pool import Bounds
+from corral.service.subject import Subject
 from corral.service.terms import Terms
 from corral.service.workspaces import Workspaces
 

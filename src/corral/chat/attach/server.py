@@ -16,9 +16,9 @@ import structlog
 from corral.backends.base import Answer, Input
 from corral.chat.attach import wire
 from corral.chat.attach.peers import may_speak_for, peer_uid
-from corral.service.conversation import Subject
 from corral.service.front import to_json
 from corral.service.service import AccessError
+from corral.service.subject import Subject
 
 if TYPE_CHECKING:
     from corral.service.front import Seat, Shown, Welcome

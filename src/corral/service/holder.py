@@ -1,0 +1,165 @@
+"""The backend of one conversation: at most one at a time, started and ended under one lock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from corral.backends.base import Notice
+from corral.backends.errors import ResumeError
+
+if TYPE_CHECKING:
+    from corral.backends.base import Backend, BackendEnded
+    from corral.process import Process
+    from corral.service.audience import Audience
+    from corral.service.journal import Journal
+    from corral.service.pool import Pool, Slot
+    from corral.service.subject import Subject
+    from corral.service.terms import Terms
+
+READ_TIMEOUT = 5.0  # seconds for the last events of a turn to be shown, once its backend has ended
+OPENING_TIMEOUT = 30.0  # seconds for a backend that was cancelled in its start to be gone; the ladder is shorter
+MOST_NAMES = 10  # of what was left running, in a sentence
+
+StartBackend = Callable[["Subject", str | None], Awaitable["Begun"]]
+"""Starts a backend for a subject; it is given the id of the engine's conversation to go on with, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A backend that was started, and the id of its job in the ledger."""
+
+    backend: Backend
+    job_id: str
+
+
+class Holder:
+    """Starts and ends the backend, and notices when it ends by itself. Callers hold `lock` where they are told to."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        start: StartBackend,
+        pool: Pool,
+        journal: Journal,
+        audience: Audience,
+        terms: Callable[[Subject], Terms],
+        after: asyncio.Task[None] | None,
+    ) -> None:
+        """`after`: what must be over before the first backend starts, such as the end of another conversation."""
+        self.lock = asyncio.Lock()
+        self.backend: Backend | None = None
+        self.stale = ""
+        """Why the next turn needs a fresh backend; empty if it does not."""
+        self.forgotten = False
+        """Whether the engine did not know the conversation any more, and a new one was begun in its place."""
+        self.shown = asyncio.Event()
+        """Set while no turn's events wait to be shown: a report is shown behind the end of its turn."""
+        self.shown.set()
+        self._subject = subject
+        self._start = start
+        self._pool = pool
+        self._journal = journal
+        self._audience = audience
+        self._terms = terms
+        self._after = after
+        self._opened = 0.0
+        self._slot: Slot | None = None
+        self._record = ""
+        self._opening: asyncio.Task[tuple[Begun, Slot]] | None = None
+        self._ending: Backend | None = None
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    def age(self, now: float) -> float:
+        """Seconds since the backend started; 0 without one."""
+        return now - self._opened if self.backend is not None else 0.0
+
+    async def open(self) -> None:
+        """Start a backend, under the lock; without one if it was cancelled. Raises what a start raises."""
+        if self._after is not None:
+            await asyncio.wait([self._after])  # bounded by the ladder of that ending
+            self._after = None
+        await self._journal.keep(self._subject)
+        opening = self._opening = asyncio.get_running_loop().create_task(self._begin())
+        try:
+            await asyncio.wait([opening])
+        except asyncio.CancelledError:
+            opening.cancel()
+            await asyncio.wait([opening], timeout=OPENING_TIMEOUT)
+            raise
+        finally:
+            self._opening = None
+        if opening.cancelled():
+            self._notice("the start was stopped")
+            return
+        begun, self._slot = opening.result()
+        self.backend = begun.backend
+        self._opened, self.stale = time.monotonic(), ""
+        self._record = await self._journal.backend_started(self._subject, self.backend, begun.job_id)
+        self._audience.show(self.backend.started)
+        watcher = asyncio.get_running_loop().create_task(self._watch(self.backend))
+        self._watchers.add(watcher)  # it is over when its backend is
+        watcher.add_done_callback(self._watchers.discard)
+
+    def cancel_opening(self) -> bool:
+        """Stop a start that is under way; whether there was one."""
+        return self._opening is not None and self._opening.cancel()
+
+    async def end(self, why: str) -> BackendEnded | None:
+        """End the backend, under the lock, and show its report behind the end of its turn; None if there is none."""
+        backend, self.backend, slot = self.backend, None, self._slot
+        if backend is None or slot is None:
+            return None
+        left = names(await backend.background())
+        self._ending = backend
+        try:
+            ended = await self._pool.end(backend, slot)
+        finally:
+            self._ending = None
+        await self._journal.backend_ended(self._subject, self._record, ended, why)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READ_TIMEOUT):
+                await self.shown.wait()
+        if left:
+            self._notice(f"what the agent had left running was ended too: {left}")
+        self._audience.show(ended)
+        return ended
+
+    async def hurry(self) -> None:
+        """Take the grace away from an ending that is under way."""
+        if self._ending is not None:
+            await self._ending.hurry()
+
+    async def _begin(self) -> tuple[Begun, Slot]:
+        terms, person = self._terms(self._subject), self._subject.person
+        return await self._pool.open(person, terms.bounds, self._start_or_forget, terms.ladder)
+
+    async def _start_or_forget(self) -> Begun:
+        try:
+            return await self._start(self._subject, self._subject.thread)
+        except ResumeError as error:
+            self._notice(f"{error}; this is a new one")
+            self._subject.thread, self.forgotten = None, True
+            return await self._start(self._subject, None)
+
+    async def _watch(self, backend: Backend) -> None:
+        """Show the end of a backend that ends by itself, also between turns. It is over when the backend is."""
+        await backend.wait()
+        async with self.lock:
+            if self.backend is backend:
+                if self.shown.is_set():
+                    self._notice(backend.gone)
+                await self.end(backend.gone)
+
+    def _notice(self, message: str) -> None:
+        self._audience.show(Notice(message))
+
+
+def names(processes: Sequence[Process]) -> str:
+    """The names of processes, for a sentence."""
+    more = ", …" if len(processes) > MOST_NAMES else ""
+    return ", ".join(process.comm for process in processes[:MOST_NAMES]) + more
