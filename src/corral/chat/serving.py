@@ -113,7 +113,7 @@ class Serving:
         before = self._service.config
         notify("RELOADING=1")
         try:
-            config = load(before.path)
+            config = await asyncio.to_thread(load, before.path)
         except ConfigError as error:
             log.error("the configuration was refused, and the old one stays", faults=error.faults)
         else:

@@ -21,8 +21,12 @@ app = typer.Typer(
 StateDir = Annotated[
     Path | None,
     typer.Option(
-        "--state-dir", metavar="DIR", help="The ledger's folder. Default: the platform's folder for a user's state."
+        "--state-dir", metavar="DIR", help="The ledger's folder. Default: the config's, or the platform's for a user."
     ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Default: $CORRAL_CONFIG, the user's, or /etc/corral/corral.toml."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
 
@@ -39,3 +43,25 @@ def _root(
     if version:
         typer.echo(f"corral {__version__}")
         raise typer.Exit
+
+
+def state_folder(state_dir: Path | None, config: Path | None) -> Path | None:
+    """The folder that is meant: the one named, the one of the config that is named or found, or None for the user's.
+
+    Exits with status 1 for a config that was named and cannot be used.
+    """
+    if state_dir is not None:
+        return state_dir
+    from corral.service.config import ConfigError, find, load
+
+    chosen = config or find()
+    if chosen is None:
+        return None
+    try:
+        return load(chosen).service.state_dir
+    except ConfigError as error:
+        if config is None:
+            return None  # a person's own jobs are not the service's, whose config they may not read
+        for fault in error.faults:
+            say(fault)
+        raise typer.Exit(1) from None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from corral.cli.common import AsJson, StateDir, app, say
+from corral.cli.common import AsJson, ConfigFile, StateDir, app, say, state_folder
 
 # click's own, or the copy of it that newer typers carry.
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
@@ -93,13 +93,13 @@ def run(
     corral ps --json | jq '.jobs[].tree | length'
 """
 )
-def ps(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show the live jobs."""
     from corral.process import LedgerError, live_jobs
     from corral.process.host import host_table
 
     try:
-        jobs = live_jobs(state_dir)
+        jobs = live_jobs(state_folder(state_dir, config))
     except LedgerError as error:
         say(str(error))
         raise typer.Exit(1) from None
@@ -126,13 +126,13 @@ supervisor lives are left alone.
     corral sweep --json --state-dir /var/lib/corral
 """
 )
-def sweep(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+def sweep(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """End what dead supervisors left."""
     from corral.process import LedgerError
     from corral.process import sweep as end_what_is_left
 
     try:
-        result = end_what_is_left(state_dir)
+        result = end_what_is_left(state_folder(state_dir, config))
     except LedgerError as error:
         say(str(error))
         raise typer.Exit(1) from None

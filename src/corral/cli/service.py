@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from corral.cli.common import AsJson, app, say
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Default: $CORRAL_CONFIG, the user's, or /etc/corral/corral.toml."),
-]
+from corral.cli.common import AsJson, ConfigFile, app, say
 
 
 @app.command(
