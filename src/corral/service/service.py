@@ -125,8 +125,10 @@ class Service:
             elif (ended := one.result()) is not None:
                 summary.ended += 1
                 summary.verdicts[ended.report.verdict] += 1
-        for seat in list(self.seats):
+        seats = list(self.seats)
+        for seat in seats:
             seat.close(self._closing)
+        await asyncio.gather(*(seat.settle(1.0) for seat in seats))
         summary.seconds = time.monotonic() - began
         log.info(
             "service stopped",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,8 @@ class Starter:
         person = config.person(subject.person)
         if person is None:
             raise BackendError(f"{subject.person} is not in the configuration any more")
-        launch = self.launch(config, person, subject)
+        # Secrets are read from files, which may lie on a slow file system.
+        launch = await asyncio.to_thread(self.launch, config, person, subject)
         backend = Running(self.kinds(config, person, subject), launch, config.timeouts.limits())
         await backend.start(thread)
         return Begun(backend, launch.job_id)
