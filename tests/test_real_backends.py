@@ -176,13 +176,15 @@ async def test_an_interrupt_ends_the_turn_and_all_that_it_started_and_keeps_the_
 async def test_what_an_earlier_turn_left_running_outlives_the_next_turn_but_not_the_backend(
     start: Start, service: Service
 ) -> None:
-    served = f"setsid {WORK} >/dev/null 2>&1 & echo started"
+    # Until it is in a session of its own, the oldest codex takes it along with the command that started it.
+    apart = service.folder / "apart"
+    served = f'setsid sh -c "touch {apart}; exec {WORK}" >/dev/null 2>&1 & until test -e {apart}; do :; done'
     script = Script([Turn(Run("echo here"), Say("seen")), Turn(Run(served), Say("it runs")), Turn(Say("still"))])
     async with OfflineModel(script) as model:
         backend = await start(model)
         assert text(await collect(backend, "look")) == "seen"
         assert await backend.background() == [], "neither what the engine has of its own nor a command that is over"
-        print(await collect(backend, "start a server"))
+        await collect(backend, "start a server")
         await until(
             lambda: _workers(service), what="the server ran", picture=lambda: truth.picture(service.judge.alive())
         )
