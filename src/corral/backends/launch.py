@@ -28,6 +28,8 @@ class Launch:
     """The environment (`agent_environment`). For another account sudo hands on what its rules keep of it (env_keep),
     and drops the rest without a word. None: this process's without the service's secrets; for another account what
     sudo makes."""
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Resource limits, by the names in `corral.process.limits.NAMES`."""
     notices: Sequence[str] = ()
     """What the person should hear in the first turn."""
     goodbye: float = 3.0
@@ -73,6 +75,7 @@ class Launch:
             user=account,
             env=env,
             kept_env=kept,
+            limits=self.limits,
             cwd=cwd if cwd is not None else outside,
             grace=self.grace,
             kill=self.kill,

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 
+from corral.process import limits as resource_limits
 from corral.process import mark as marks
 from corral.process import procfs, sudo
 from corral.process.errors import StartError
@@ -40,6 +41,8 @@ class Command(NamedTuple):
     mark: int
     assign: Mapping[str, str] = {}
     """Variables that sudo is given as arguments, where its environment cannot carry them."""
+    limits: Mapping[str, int] = {}
+    """See `limits.NAMES`."""
 
 
 class Started(NamedTuple):
@@ -61,7 +64,7 @@ def start(command: Command, ignored: Collection[int] = ()) -> Started:
         raise StartError("invalid", "there is no command to run")
     account = _account(command.user)
     if account.pw_uid == os.getuid():
-        pid = _spawn(command.argv, command.env, command.cwd or _enterable(command.here), command.mark, ignored)
+        pid = _spawn(command, command.argv, command.cwd or _enterable(command.here), ignored)
         return Started(pid, account.pw_name, account.pw_uid)
     program = sudo.find()
     if program is None:
@@ -99,7 +102,7 @@ def _start_through_sudo(command: Command, account: pwd.struct_passwd, program: s
         directory=directory,
         assign=command.assign,
     )
-    pid = _spawn(line, command.env, "/" if directory else command.cwd or _enterable(here), command.mark, ignored)
+    pid = _spawn(command, line, "/" if directory else command.cwd or _enterable(here), ignored)
     _confirm(pid, command, account, program)
     return pid
 
@@ -113,7 +116,7 @@ def _account(user: str | None) -> pwd.struct_passwd:
         raise StartError("unknown_user", f"there is no account named {user!r} on this host") from None
 
 
-def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: int, ignored: Collection[int]) -> int:
+def _spawn(command: Command, argv: Sequence[str], cwd: str, ignored: Collection[int]) -> int:
     reading, writing = os.pipe()
     try:
         pid = os.fork()
@@ -123,7 +126,7 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: i
         text = f"the host refuses another process ({error.strerror}): end some, or raise the limit"
         raise StartError("fork", text) from error
     if pid == 0:
-        _become(argv, env, cwd, mark, ignored, writing)
+        _become(command, argv, cwd, ignored, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         # Closed by exec: an empty answer means that the command runs.
@@ -132,17 +135,13 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str | None, mark: i
         return pid
     os.waitpid(pid, 0)
     stage, number = failure.split()
+    if stage == b"limits":
+        asked = ", ".join(f"{name} {value}" for name, value in command.limits.items())
+        raise StartError("limits", f"the kernel does not take the limits {asked}: {os.strerror(int(number))}")
     raise _exec_error(stage.decode(), int(number), argv[0], cwd)
 
 
-def _become(
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    cwd: str | None,
-    mark: int,
-    ignored: Collection[int],
-    writing: int,
-) -> NoReturn:
+def _become(command: Command, argv: Sequence[str], cwd: str, ignored: Collection[int], writing: int) -> NoReturn:
     stage = "setup"
     try:
         signal.set_wakeup_fd(-1)
@@ -152,13 +151,14 @@ def _become(
             signal.signal(spared, signal.SIG_DFL)
         for number in ignored:
             signal.signal(number, signal.SIG_IGN)
-        if mark:
-            marks.apply(mark)
+        if command.mark:
+            marks.apply(command.mark)
         stage = "cwd"
-        if cwd is not None:
-            os.chdir(cwd)
+        os.chdir(cwd)
+        stage = "limits"
+        resource_limits.apply(command.limits)
         stage = "exec"
-        os.execvpe(argv[0], list(argv), env)
+        os.execvpe(argv[0], list(argv), command.env)
     except OSError as error:
         os.write(writing, f"{stage} {error.errno or errno.EINVAL}".encode())
     except ValueError:
@@ -167,13 +167,13 @@ def _become(
         os._exit(127)
 
 
-def _exec_error(stage: str, number: int, program: str, cwd: str | None) -> StartError:
+def _exec_error(stage: str, number: int, program: str, cwd: str) -> StartError:
     text = os.strerror(number)
     if stage == "cwd":
         return StartError("cwd", f"the folder {cwd} cannot be entered by {account_name(os.getuid())}: {text}")
     if stage == "setup":
         return StartError("internal", f"{program} could not be set up: {text}")
-    there = os.path.join(cwd or "/", program)
+    there = os.path.join(cwd, program)
     if number in (errno.ENOENT, errno.ENOTDIR) and (os.sep not in program or not os.path.exists(there)):
         return StartError("not_found", f"{program}: command not found; name its full path, or put its folder on PATH")
     if number == errno.ENOEXEC:

@@ -11,7 +11,7 @@ class StartError(JobError):
     """The command was not started; nothing is left running.
 
     kind is one of `not_found`, `not_executable`, `cwd`, `unknown_user`, `sudo_missing`, `sudo_rule`, `sudo_password`,
-    `sudo_environment`, `sudo_refused`, `fork`, `ledger`, `invalid`, `internal`.
+    `sudo_environment`, `sudo_refused`, `limits`, `fork`, `ledger`, `invalid`, `internal`.
     """
 
     def __init__(self, kind: str, message: str) -> None:

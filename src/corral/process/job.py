@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from corral.process import ledger, lifeline, part, procfs
+from corral.process import limits as resource_limits
 from corral.process import mark as marks
 from corral.process.ending import Ladder
 from corral.process.errors import JobError, StartError
@@ -95,6 +96,7 @@ class Job:
         tracker: str = "auto",
         label: str = "",
         job_id: str = "",
+        limits: Mapping[str, int] | None = None,
     ) -> Job:
         """Start a command below a reaper of its own.
 
@@ -110,11 +112,13 @@ class Job:
             lives to see it.
         tracker: `auto`; `portable` to do as a host without subreapers must; `subreaper-scan` to do as one without
             children files must.
+        limits: resource limits of the command and of all that it starts, by the names in `limits.NAMES`.
         job_id: a fresh `ledger.new_id()`, for a caller who must know it before the start.
 
         Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either.
         """
         _check(argv, {**(kept_env or {}), **(env or {})}, grace, kill, tracker)
+        resource_limits.check(limits or {})
         job_id = job_id or ledger.new_id()
         if not ledger.is_id(job_id):
             raise StartError("invalid", f"{job_id!r} is no job's id: use ledger.new_id()")
@@ -142,6 +146,7 @@ class Job:
                     "tracker": tracker,
                     "label": label,
                     "mark": job._mark,
+                    "limits": dict(limits or {}),
                 },
                 (stdin, stdout, stderr),
             )

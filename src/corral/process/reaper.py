@@ -96,6 +96,7 @@ class Reaper:
             here=config["here"],
             mark=0 if portable else config["mark"],
             assign=config["assign"],
+            limits=config["limits"],
         )
         self._mark = request.mark
         self._record = Record.create(config["state_dir"], config["id"], self._header(config, request))
