@@ -1,5 +1,6 @@
 """`corral serve` as a process: its signals, its log, its death and the start after that."""
 
+import asyncio
 import json
 import re
 import signal
@@ -183,7 +184,7 @@ async def test_corral_end(tmp_path: Path) -> None:
             anna.seat.send(Input("stray"))
             await anna.until(lambda: anna.text, "it runs")
             command = [sys.executable, "-m", "corral", "end", "anna", "--config", str(config), "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+            done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=30)
             assert done.returncode == 0, done.stderr
             (ended,) = json.loads(done.stdout)["ended"]
             assert ended["report"]["verdict"] == "proven_empty"

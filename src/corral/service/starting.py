@@ -69,6 +69,7 @@ class Starter:
             env=self.own_env or {},
             base_env=base,
             notices=notices,
+            limits=_limits(person),
             goodbye=config.ladder.goodbye,
             grace=config.ladder.grace,
             kill=config.ladder.kill,
@@ -127,6 +128,11 @@ def workspaces(person: Person) -> Workspaces:
     return Workspaces(
         _absolute(person.workspace, home), {name: _absolute(path, home) for name, path in person.workspaces.items()}
     )
+
+
+def _limits(person: Person) -> dict[str, int]:
+    wanted = {"data": person.memory, "processes": person.processes}
+    return {name: most for name, most in wanted.items() if most is not None}
 
 
 def _first_model(config: Config, person: Person, subject: Subject) -> str | None:
