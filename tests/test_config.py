@@ -214,7 +214,7 @@ FAULT_OF_ADA = {
     "env = { A = 3 }": "env.A: its value is not allowed: it must be a text in quotes, without NUL",
     'env = { A = "b\\u0000" }': "env.A: its value is not allowed: it must be a text in quotes, without NUL",
     'secrets = { A = "key" }': f'secrets.A: "key" {A_PATH}',
-    'secrets = { A = "/no/such" }': "secrets.A: /no/such: there is no such file",
+    'secrets = { A = "/no/such" }': "secrets.A: there is no file /no/such: write the secret into it, mode 0600",
     'keep_env = "A"': 'keep_env: "A" is not allowed: it must be a list of texts, in brackets: ["A", "B"]',
     'keep_env = ["A", "B C"]': f'keep_env: "B C" {A_VARIABLE}',
     'keep_env = ["TELEGRAM_BOT_TOKEN"]': "keep_env: TELEGRAM_BOT_TOKEN belongs to the service and is never handed to "

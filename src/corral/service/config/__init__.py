@@ -1,7 +1,6 @@
 """The config: who may talk with an agent, as whom it runs, and within which bounds. `load` reads it."""
 
 from corral.service.config.errors import ConfigError
-from corral.service.config.files import read_secret
 from corral.service.config.loading import find, load
 from corral.service.config.models import (
     ClaudeSettings,
@@ -30,5 +29,4 @@ __all__ = [
     "Timeouts",
     "find",
     "load",
-    "read_secret",
 ]

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from corral.service.config.errors import ConfigError
+from corral.backends.errors import SecretError
+from corral.backends.secret_files import read_secret
 from corral.service.config.faults import person_key
-from corral.service.config.files import read_secret
 from corral.service.config.models import SOCKET
 from corral.service.config.written import shown
 
@@ -64,8 +64,8 @@ def _of_person(person: dict[str, Any]) -> Iterator[str]:
         if isinstance(file, str) and Path(file).is_absolute() and "\0" not in file:
             try:
                 read_secret(Path(file))
-            except ConfigError as error:
-                yield from (f"secrets.{variable}: {fault}" for fault in error.faults)
+            except SecretError as error:
+                yield f"secrets.{variable}: {error}"
 
 
 def _variables_given_twice(person: dict[str, Any]) -> Iterator[str]:
