@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,12 @@ from typing import TypeAlias
 from corral.backends.base import Notice
 from corral.backends.engine import EngineKind
 from corral.chat.attach import wire
-from corral.chat.attach.client import AttachedSeat
+from corral.chat.attach.client import AttachedSeat, NoServiceError
 from corral.process import default_state_dir
 from corral.service.config import Config, ConfigError, Person, find, load
 from corral.service.front import Front, Seat
 from corral.service.service import Service
-from corral.service.starting import Starter
+from corral.service.starting import Starter, configured_kind
 from corral.service.store import Store, StoreError
 from corral.service.subject import Subject
 
@@ -56,11 +56,6 @@ class Own:
         return lambda front: _own_service(self, front)
 
 
-def attached(path: Path, hello: wire.Hello) -> Venue:
-    """A seat at the service that listens at `path`."""
-    return lambda front: _attached(path, hello, front)
-
-
 def sockets(config_file: Path | None) -> list[Path]:
     """Where a service may listen here, the likeliest first. Raises ConfigError for a config that was named."""
     found = []
@@ -74,6 +69,53 @@ def sockets(config_file: Path | None) -> list[Path]:
             raise
     found += [SYSTEM_SOCKET, Path(default_state_dir()) / "corral.sock"]
     return [path for path in dict.fromkeys(found) if path.is_socket()]
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """A chat that is its own service, with the engines and the bounds of a config, for one of its people."""
+
+    config: Config
+    person: str | None = None
+    """Without it: the only one there is."""
+    engine: str | None = None
+    model: str | None = None
+    resume: str | None = None
+
+    def venue(self) -> Venue:
+        """It, as a venue."""
+        return self._hosted
+
+    @asynccontextmanager
+    async def _hosted(self, front: Front) -> AsyncIterator[Seat]:
+        people = [person.name for person in self.config.people]
+        name = self.person or (people[0] if len(people) == 1 else None)
+        if name is None or name not in people:
+            raise VenueError(f"say who speaks, --person NAME: {', '.join(people)}")
+        person = self.config.person(name)
+        assert person is not None
+        subject = Subject(name, self.engine or self.config.engine_of(person), "", self.model)
+        starter = Starter(lambda: self.config, configured_kind)
+        async with _hosted(self.config, starter, subject, self.resume, front) as seat:
+            yield seat
+
+
+def first_of(places: Sequence[Path], hello: wire.Hello, otherwise: Venue) -> Venue:
+    """A seat at the first of these sockets whose service serves this account, else another venue."""
+
+    @asynccontextmanager
+    async def venue(front: Front) -> AsyncIterator[Seat]:
+        for place in places:
+            try:
+                async with _attached(place, hello, front) as seat:
+                    yield seat
+                    return
+            except NoServiceError:
+                continue  # none listens there, or not for this account: its own agent is nobody else's matter
+        async with otherwise(front) as seat:
+            yield seat
+
+    return venue
 
 
 @asynccontextmanager
@@ -97,17 +139,25 @@ async def _own_service(own: Own, front: Front) -> AsyncIterator[Seat]:
         update={"people": (person,), "service": Config().service.model_copy(update={"state_dir": state_dir})}
     )
     starter = Starter(lambda: config, lambda _config, _person, subject: own.kinds(subject.engine), own_env=own.env)
+    workspace = str((own.cwd or Path.cwd()).absolute()) if own.user is None or own.cwd is not None else ""
+    async with _hosted(config, starter, Subject(name, own.engine, workspace), own.resume, front) as seat:
+        yield seat
+
+
+@asynccontextmanager
+async def _hosted(
+    config: Config, starter: Starter, subject: Subject, resume: str | None, front: Front
+) -> AsyncIterator[Seat]:
+    """A seat at a service in this process, whose backend starts at once."""
     with tempfile.TemporaryDirectory(prefix="corral-") as elsewhere:
-        store, forgetful = await _open_store(state_dir, Path(elsewhere))
+        store, forgetful = await _open_store(config.service.state_dir, Path(elsewhere))
         service = Service(config, store, starter, patient=False)
         try:
             await service.start()
             if forgetful:
                 front.show(Notice(f"this chat will not be remembered: {forgetful}"))
-            workspace = str((own.cwd or Path.cwd()).absolute()) if own.user is None or own.cwd is not None else ""
-            subject = Subject(name, own.engine, workspace)
             try:
-                seat = await service.seat(name, front, resume=own.resume, subject=subject)
+                seat = await service.seat(subject.person, front, resume=resume, subject=subject)
             except LookupError as error:
                 raise VenueError(str(error.args[0])) from None
             seat.conversation.warm()
