@@ -1,0 +1,215 @@
+"""An SQLite file behind a thread of its own, where each transaction is one function: whole, or not at all.
+
+The standard library's sqlite3, and not aiosqlite: that makes a round trip of each statement, and a task that is
+cancelled between two of them leaves its transaction open. Here nothing can come between the statements, and its thread
+keeps no process from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+Order = tuple["concurrent.futures.Future[Any]", Callable[[], Any]]
+
+BUSY = 5.0
+"""Seconds that a transaction waits for another process's, which are all short."""
+ANSWER = 15.0
+"""Seconds until a caller is told that the store does not answer: a disk that hangs must not hold up a turn."""
+FAREWELL = 5.0
+"""Seconds that closing may take; well within the shutdown of a service."""
+
+
+class StoreError(Exception):
+    """The store cannot be read or written; the message says why, and what to do. Callers can go on without it."""
+
+
+class Database:
+    """One connection; `open` makes it.
+
+    A caller that is cancelled, or that was told that there is no answer, leaves no half of anything: what had begun is
+    done whole. What had not begun is still done for one that was cancelled, and not for one that was told.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._orders: SimpleQueue[Order | None] = SimpleQueue()
+        self._closing: concurrent.futures.Future[None] | None = None
+        self._thread = Thread(target=_work, args=(self._orders,), name=f"store {path}", daemon=True)
+        self._thread.start()
+        self._connection: sqlite3.Connection | None = None  # the thread's own
+
+    @classmethod
+    async def open(cls, path: Path, prepare: Work[None]) -> Database:
+        """Open the file, which is made if it is missing, and run `prepare` on it first of all. Raises StoreError."""
+        database = cls(path)
+        try:
+            await database._answer(database._order(partial(database._connect, prepare)))
+        except BaseException:
+            database._close(lambda _connection: None)
+            raise
+        return database
+
+    async def read(self, work: Work[T]) -> T:
+        """Ask without a transaction: for one statement. Raises StoreError."""
+        return await self._answer(self._order(lambda: work(self._connected())))
+
+    async def write(self, work: Work[T]) -> T:
+        """Run the function in a transaction that has the file's one write lock. Raises StoreError."""
+        return await self._answer(self._order(lambda: transaction(self._connected(), work)))
+
+    def later(self, work: Work[object]) -> None:
+        """Write when its turn comes; nobody learns what became of it. After the end it is nothing at all."""
+        if self._closing is None:
+            self._order(lambda: transaction(self._connected(), work))
+
+    async def aclose(self, farewell: Work[object]) -> None:
+        """Do what was asked so far, then `farewell` as the last write, and close. Waits for FAREWELL, and no longer.
+
+        It raises nothing: what could not be written at the end is what the next start finds out for itself.
+        """
+        try:
+            async with asyncio.timeout(FAREWELL):
+                await asyncio.shield(asyncio.wrap_future(self._close(farewell)))
+        except (TimeoutError, sqlite3.Error):
+            pass
+
+    def _close(self, farewell: Work[object]) -> concurrent.futures.Future[None]:
+        if self._closing is None:
+            self._closing = self._order(partial(self._disconnect, farewell))
+            self._orders.put(None)
+        return self._closing
+
+    def _order(self, work: Callable[[], T]) -> concurrent.futures.Future[T]:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        if self._closing is not None:
+            raise StoreError(f"the store {self.path} is closed")
+        self._orders.put((future, work))
+        return future
+
+    async def _answer(self, future: concurrent.futures.Future[T]) -> T:
+        try:
+            async with asyncio.timeout(ANSWER):
+                return await asyncio.shield(asyncio.wrap_future(future))
+        except TimeoutError:
+            future.cancel()
+            raise StoreError(f"{self.path} has not answered for {ANSWER:.0f} s: does its disk hang?") from None
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be had: {error.strerror or error}") from error
+        except sqlite3.Error as error:
+            raise StoreError(sentence(self.path, error)) from error
+        except (OverflowError, UnicodeError) as error:
+            raise StoreError(f"{self.path} cannot hold a value: {error}") from error
+
+    def _connect(self, prepare: Work[None]) -> None:
+        make(self.path)
+        connection = connect(str(self.path))
+        try:
+            _set_up(connection)
+            prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _connected(self) -> sqlite3.Connection:
+        assert self._connection is not None, "orders come after `open`"
+        return self._connection
+
+    def _disconnect(self, farewell: Work[object]) -> None:
+        if self._connection is None:
+            return
+        try:
+            transaction(self._connection, farewell)
+        finally:
+            self._connection.close()
+
+
+def _work(orders: SimpleQueue[Order | None]) -> None:
+    while (order := orders.get()) is not None:
+        future, work = order
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the one who asked
+            future.set_exception(error)
+
+
+def transaction(connection: sqlite3.Connection, work: Work[T]) -> T:
+    """Run the function between `begin immediate` and `commit`; roll back if it, or the commit, fails."""
+    connection.execute("begin immediate")
+    try:
+        result = work(connection)
+        connection.execute("commit")
+    except BaseException:
+        # SQLite rolls back by itself on some errors, a full disk among them.
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+    return result
+
+
+def connect(where: str, *, uri: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode, whose transactions are its user's own. Raises sqlite3.Error."""
+    return sqlite3.connect(where, uri=uri, timeout=BUSY, isolation_level=None)
+
+
+def make(path: Path) -> None:
+    """The file for its owner alone, and its folder if that is missing. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.geteuid() == 0:
+            # Root looks into a service's folder: what it makes there must stay open to the service.
+            folder = path.parent.stat()
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
+        if os.fstat(descriptor).st_mode & 0o077:
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal").fetchall()
+            break
+        except sqlite3.OperationalError as error:
+            # The one request that does not wait for others by itself: two that make the file at once meet here.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    # A turn that was said to have ended has ended, also after a power cut.
+    connection.execute("pragma synchronous = full")
+    connection.execute("pragma foreign_keys = on")
+
+
+def sentence(path: Path, error: sqlite3.Error) -> str:
+    """What an error of SQLite means to the person who must act."""
+    means = {
+        sqlite3.SQLITE_FULL: "the disk is full: make room; what was to be written is lost, what was written is not",
+        sqlite3.SQLITE_READONLY: "it may not be written: look at its owner, its mode, and how its disk is mounted",
+        sqlite3.SQLITE_PERM: "it may not be opened: look at its owner and its mode",
+        sqlite3.SQLITE_AUTH: "it may not be opened: look at its owner and its mode",
+        sqlite3.SQLITE_CANTOPEN: "it cannot be opened: look at the owner and the mode of it and of its folder",
+        sqlite3.SQLITE_CORRUPT: "it is damaged: move it out of the way, or put back a copy; a new one is made",
+        sqlite3.SQLITE_NOTADB: "it is damaged, or no database: move it out of the way, or put back a copy",
+        sqlite3.SQLITE_BUSY: f"another program has held it for {BUSY:.0f} s: is somebody looking into it by hand?",
+        sqlite3.SQLITE_IOERR: "its disk failed, or is full: look at the kernel's log, and make room",
+    }
+    # Without a code it is sqlite3's own complaint; the low byte is the kind, the rest the circumstances.
+    code: int = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return f"{path}: {means[code]} ({error})" if code in means else f"{path}: {error}"
