@@ -88,6 +88,8 @@ class ReportRow(BackendRow):
 
     ended: float
     why: str
+    steps: tuple[dict[str, Any], ...]
+    """The ladder's: `name`, `seconds`, and the pids that were `ended` by it."""
     report: Report
 
     @property
@@ -113,9 +115,10 @@ TURN = (
     " input_tokens, cached_input_tokens, output_tokens, cost"
 )
 BACKEND = "id, conversation, person, account, engine, pid, model, job_id, started"
-REPORT = f"{BACKEND}, ended, why, report"
+REPORT = f"{BACKEND}, ended, why, steps, report"
 
 
 def report_row(row: Sequence[Any]) -> ReportRow:
     """The row of REPORT's columns."""
-    return ReportRow(*row[:-1], report=Report.from_json(json.loads(row[-1])))
+    *values, steps, report = row
+    return ReportRow(*(*values, tuple(json.loads(steps or "[]")), Report.from_json(json.loads(report))))
