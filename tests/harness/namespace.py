@@ -31,8 +31,8 @@ def enter_private() -> None:
     _mount("none", Path("/"), "none", MS_REC | MS_PRIVATE)
 
 
-def tmpfs(target: Path, mode: str) -> None:
-    _mount("tmpfs", target, "tmpfs", 0, f"mode={mode}")
+def tmpfs(target: Path, mode: str, size: str = "50%") -> None:
+    _mount("tmpfs", target, "tmpfs", 0, f"mode={mode},size={size}")
 
 
 def bind(source: Path, target: Path, *, read_only: bool = True) -> None:

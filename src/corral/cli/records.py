@@ -68,7 +68,7 @@ def history(
 
 
 @app.command(
-    help="""Show how agents ended: when, whose, the verdict and its proof, how long it took, what was sent, who survived.
+    help="""Show how agents ended: when, whose, the verdict and its proof, seconds, what was sent, what survived.
 
 Agents of which nobody knows how they ended, because the program above them died and no report was found, are named
 last.
@@ -207,5 +207,7 @@ def _when(moment: float) -> str:
 
 
 def _shown(text: str) -> str:
-    """What others wrote, without what would steer the terminal."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+    """What others wrote, on one line, without what would steer the terminal."""
+    from corral.chat.printing import harmless
+
+    return " ".join(harmless(text).split())
