@@ -64,6 +64,22 @@ class TestReadingStat:
         assert (line.ppid, line.pgid, line.sid) == tuple(numbers[:3])
         assert (line.children_faults, line.threads, line.start_time) == (numbers[7], numbers[16], numbers[18])
 
+    @pytest.mark.parametrize(
+        ("text", "unit"),
+        [
+            ("0::/system.slice/bot.service\n", "bot.service"),
+            ("0::/user.slice/user-1000.slice/session-3.scope\n", "session-3.scope"),
+            ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/codex.service\n", "codex.service"),
+            ("0::/system.slice/bot.service/jobs/one\n", "bot.service"),
+            ("12:pids:/x.service\n1:name=systemd:/system.slice/bot.service\n0::/\n", "bot.service"),
+            ("9:name=systemd:/\n4:memory:/process/1\n0::/\n", ""),
+            ("0::/docker/0123\n", ""),
+            ("", ""),
+        ],
+    )
+    def test_the_unit_is_read_from_the_control_group(self, text: str, unit: str) -> None:
+        assert procfs.unit_in(text) == unit
+
     @given(cut=st.integers(0, 60))
     def test_a_line_that_is_cut_short_is_refused_and_never_misread(self, cut: int) -> None:
         whole = b"71 (a) b) S " + b" ".join(b"%d" % number for number in range(4, 53))

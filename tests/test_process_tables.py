@@ -4,6 +4,7 @@ psutil's table is for hosts without Linux's /proc. Here it reads the same kernel
 """
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -120,6 +121,33 @@ class TestContract:
         self, table: ProcessTable, sleeper: subprocess.Popen[bytes]
     ) -> None:
         wait_until(lambda: table.command(sleeper.pid) == "/bin/sleep 1000.25", what="the command line was told")
+
+    def test_the_arguments_are_told_one_by_one(self, table: ProcessTable) -> None:
+        argv = [sys.executable, "-c", "import sys; sys.stdin.read()", "two words", ""]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as asked:
+            wait_until(lambda: table.arguments(asked.pid) == argv, what="it was told")
+        assert table.arguments(asked.pid) == []
+
+    def test_who_has_a_terminal_is_told_from_who_has_none(
+        self, table: ProcessTable, sleeper: subprocess.Popen[bytes]
+    ) -> None:
+        pid, master = pty.fork()
+        if pid == 0:
+            os.execv("/bin/sleep", ["sleep", "1000.25"])
+        try:
+            wait_until(lambda: "sleep" in table.command(pid), what="it had its terminal, and its program")
+            # By a later program: psutil looks only once which terminals there are.
+            program = (
+                "import sys; from importlib import import_module; table = import_module(sys.argv[1]);"
+                "print(*[table.terminal(int(pid)) for pid in sys.argv[2:]])"
+            )
+            argv = [sys.executable, "-c", program, table.__name__, str(pid), str(sleeper.pid), "4194400"]
+            asked = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=20)
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(master)
+        assert asked.stdout.split() == ["True", "False", "False"]
 
     def test_a_scan_shows_everybody_once_and_the_newest_pids_first(
         self, table: ProcessTable, sleeper: subprocess.Popen[bytes]

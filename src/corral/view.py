@@ -11,7 +11,7 @@ from typing import IO
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from corral.process import LiveJob, Process, Report, SweepResult
+from corral.process import Found, LiveJob, Process, Report, SweepResult
 from corral.process.host import host_table
 from corral.process.table import ProcessTable, account_name
 from corral.spans import size, span
@@ -99,6 +99,24 @@ def swept(result: SweepResult) -> RenderableType:
         blocks.append(Text("nothing to sweep"))
     if result.live:
         blocks.append(Text(f"{len(result.live)} live jobs left alone", style="dim"))
+    return Group(*blocks)
+
+
+def orphans(found: Found) -> RenderableType:
+    """The agents of an account that nobody owns, a tree each, and those that were left alone, with the reason."""
+    table = host_table()
+    blocks: list[RenderableType] = []
+    for one in found.orphans:
+        blocks += [Text(f"nobody owns pid {one.root.pid}:", style="bold"), tree(one.tree)]
+    for left in found.left_alone:
+        command = _shortened(table.command(left.process.pid) or left.process.comm, 60)
+        blocks.append(Text(f"left alone: pid {left.process.pid} {command}: {left.reason}", style="dim"))
+    if found.blind:
+        blocks.append(
+            Text(f"the processes of {found.user} are hidden from this account (hidepid): look as root", "red")
+        )
+    elif not found.orphans:
+        blocks.append(Text(f"{found.user} has no agent that nobody owns"))
     return Group(*blocks)
 
 

@@ -117,6 +117,10 @@ def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = 
 A job whose supervisor and reaper were both killed leaves its tree behind with its record; this ends it. Jobs whose
 supervisor lives are left alone.
 
+With `--adopt` it looks instead for agents of one account that nobody owns any more, whatever started them: codex or
+claude (or node or bun that runs one) that hangs directly on init, without a terminal, and is no service. It shows them,
+and ends them with `--end`, or when you say yes.
+
 **Exit status**: 0 when nothing is left, 1 otherwise.
 
 **Examples**
@@ -124,10 +128,29 @@ supervisor lives are left alone.
     corral sweep
 
     corral sweep --json --state-dir /var/lib/corral
+
+    corral sweep --user daniel --adopt
 """
 )
-def sweep(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
+def sweep(
+    state_dir: StateDir = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Look for agents of NAME's that no job owns, and show them.")
+    ] = False,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="NAME", help="The account to look at, with `--adopt`.")
+    ] = None,
+    end: Annotated[bool, typer.Option("--end", help="End what `--adopt` finds, without asking.")] = False,
+) -> None:
     """End what dead supervisors left."""
+    if adopt and user:
+        from corral.cli import adopting
+
+        raise typer.Exit(adopting.run(user, state_folder(state_dir, config), end=end, as_json=as_json))
+    if adopt or user or end:
+        raise typer.BadParameter("--adopt and --user NAME belong together, and --end to both")
     from corral.process import LedgerError
     from corral.process import sweep as end_what_is_left
 

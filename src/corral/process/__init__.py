@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
+    from corral.process.adopting import Found, LeftAlone, Orphan, end_orphans, find_orphans
     from corral.process.ending import Ladder
     from corral.process.errors import JobError, LedgerError, StartError
     from corral.process.job import DEVNULL, INHERIT, PIPE, Job
@@ -30,11 +31,14 @@ __all__ = [
     "DEVNULL",
     "INHERIT",
     "PIPE",
+    "Found",
     "Job",
     "JobError",
     "Ladder",
     "LedgerError",
+    "LeftAlone",
     "LiveJob",
+    "Orphan",
     "Process",
     "Report",
     "SignalCount",
@@ -42,6 +46,8 @@ __all__ = [
     "Survivor",
     "SweepResult",
     "default_state_dir",
+    "end_orphans",
+    "find_orphans",
     "live_jobs",
     "sweep",
 ]
@@ -50,11 +56,14 @@ _HOME = {
     "DEVNULL": "job",
     "INHERIT": "job",
     "PIPE": "job",
+    "Found": "adopting",
     "Job": "job",
     "JobError": "errors",
     "Ladder": "ending",
     "LedgerError": "errors",
+    "LeftAlone": "adopting",
     "LiveJob": "jobs",
+    "Orphan": "adopting",
     "Process": "table",
     "Report": "report",
     "SignalCount": "report",
@@ -62,6 +71,8 @@ _HOME = {
     "Survivor": "report",
     "SweepResult": "sweeping",
     "default_state_dir": "ledger",
+    "end_orphans": "adopting",
+    "find_orphans": "adopting",
     "live_jobs": "jobs",
     "sweep": "sweeping",
 }

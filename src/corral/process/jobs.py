@@ -33,20 +33,22 @@ class LiveJob(NamedTuple):
             "command": self.entry.command,
             "started": self.entry.started,
             "reaper": self.reaper.pid if self.reaper else None,
-            "tree": [
-                {
-                    "pid": process.pid,
-                    "ppid": process.ppid,
-                    "depth": process.depth,
-                    "user": account_name(process.uid),
-                    "state": process.state,
-                    "start_time": process.start_time,
-                    "rss": process.rss,
-                    "command": table.command(process.pid) or process.comm,
-                }
-                for process in self.tree
-            ],
+            "tree": [describe(process, table) for process in self.tree],
         }
+
+
+def describe(process: Process, table: ProcessTable) -> dict[str, Any]:
+    """A process in the JSON of `corral ps` and `corral sweep --adopt`. Memory is in bytes."""
+    return {
+        "pid": process.pid,
+        "ppid": process.ppid,
+        "depth": process.depth,
+        "user": account_name(process.uid),
+        "state": process.state,
+        "start_time": process.start_time,
+        "rss": process.rss,
+        "command": table.command(process.pid) or process.comm,
+    }
 
 
 def live_jobs(state_dir: str | os.PathLike[str] | None = None) -> list[LiveJob]:

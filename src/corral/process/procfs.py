@@ -25,6 +25,8 @@ class Stat(NamedTuple):
     ppid: int
     pgid: int
     sid: int
+    terminal: int
+    """The number of the controlling terminal; 0 for none."""
     children_faults: int
     """Minor faults of the children it has waited for: 0 means that it never had one."""
     threads: int
@@ -46,6 +48,7 @@ def parse_stat(text: bytes) -> Stat:
         ppid=int(fields[1]),
         pgid=int(fields[2]),
         sid=int(fields[3]),
+        terminal=int(fields[4]),
         children_faults=int(fields[8]),
         threads=int(fields[17]),
         start_time=int(fields[19]),
@@ -125,6 +128,40 @@ def command(pid: int) -> str:
         return _slurp(f"/proc/{pid}/cmdline").rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def arguments(pid: int) -> list[str]:
+    """The command line as it is, or an empty list."""
+    try:
+        text = _slurp(f"/proc/{pid}/cmdline").decode("utf-8", "replace")
+    except OSError:
+        return []
+    return text.removesuffix("\0").split("\0") if text else []
+
+
+def terminal(pid: int) -> bool:
+    """Whether the process has a controlling terminal."""
+    line = stat(pid)
+    return line is not None and line.terminal != 0
+
+
+def unit(pid: int) -> str:
+    """The systemd unit that it is in, by its control group of v2, or by systemd's own of v1; or ''."""
+    try:
+        return unit_in(_slurp(f"/proc/{pid}/cgroup").decode("utf-8", "replace"))
+    except OSError:
+        return ""
+
+
+def unit_in(cgroups: str) -> str:
+    """The unit in the text of /proc/PID/cgroup; below a user's own manager the innermost."""
+    for line in cgroups.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" or controllers == "name=systemd":
+            units = [part for part in path.split("/") if part.endswith((".service", ".scope"))]
+            if units:
+                return units[-1]
+    return ""
 
 
 def boot_id() -> str:

@@ -67,6 +67,27 @@ def command(pid: int) -> str:
         return ""
 
 
+def arguments(pid: int) -> list[str]:
+    """The command line as it is, or an empty list."""
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except (psutil.Error, OSError):
+        return []
+
+
+def terminal(pid: int) -> bool:
+    """Whether the process has a controlling terminal."""
+    try:
+        return psutil.Process(pid).terminal() is not None
+    except (psutil.Error, OSError):
+        return False
+
+
+def unit(_pid: int) -> str:
+    """'': only systemd has units."""
+    return ""
+
+
 def boot_id() -> str:
     """The time of boot; start times are wall-clock times here, so that is enough to tell two boots apart."""
     return f"boot-{int(psutil.boot_time())}"

@@ -74,9 +74,11 @@ def split_by_account(
 class Signaller:
     """Delivers signals for one ending and remembers what was sent and what was refused."""
 
-    def __init__(self, table: ProcessTable, *, person: int) -> None:
+    def __init__(self, table: ProcessTable, *, person: int, groups: bool = True) -> None:
+        """groups: whether the process groups of the tree are its own, so that they may be signalled whole."""
         self._table = table
         self._person = person
+        self._groups = groups
         self._sudo = sudo.find()
         self._counts: dict[tuple[str, str], set[Identity]] = {}
         self.refusals: dict[int, str] = {}
@@ -142,7 +144,7 @@ class Signaller:
         if uid == UNKNOWN or not (targets := [process for process in processes if self._is_still(process)]):
             return
         # As root a group would take the sudo that leads it along.
-        groups = sorted({p.pgid for p in targets if p.pgid > 1}) if with_groups and uid != 0 else []
+        groups = sorted({p.pgid for p in targets if p.pgid > 1}) if with_groups and self._groups and uid != 0 else []
         outcome = sudo.Outcome(0, "")
         for line in sudo.kill_lines(self._sudo, _for_sudo(uid), name, [p.pid for p in targets], groups):
             outcome = sudo.run(line)

@@ -80,6 +80,15 @@ class ProcessTable(Protocol):
     def command(self, pid: int) -> str:
         """The command line, arguments joined by spaces; '' when it cannot be had."""
 
+    def arguments(self, pid: int) -> list[str]:
+        """The command line as it is; empty when it cannot be had."""
+
+    def terminal(self, pid: int) -> bool:
+        """Whether the process has a controlling terminal, as far as can be seen."""
+
+    def unit(self, pid: int) -> str:
+        """The systemd unit that the process is in (`bot.service`, `session-3.scope`), or ''."""
+
     def boot_id(self) -> str:
         """The same for as long as start times mean the same."""
 

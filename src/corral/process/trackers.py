@@ -32,7 +32,8 @@ _LEAST_LOOKS, _LOOKING = 3, 1.0
 waiting for calm because the host does not count whom it starts."""
 
 
-def _nothing_found(look: Callable[[], list[Process]], births: Callable[[], int | None]) -> bool:
+def nothing_found(look: Callable[[], list[Process]], births: Callable[[], int | None]) -> bool:
+    """Whether looks show nobody: one during which nobody was born, or many in a row."""
     enough = time.monotonic() + _LOOKING
     for number in range(1, _LOOKS + 1):
         before = births()
@@ -155,7 +156,7 @@ class Portable:
 
     def empty(self) -> bool:
         self.collect()
-        return _nothing_found(self.members, self._table.births)
+        return nothing_found(self.members, self._table.births)
 
     def _find(self) -> list[Process]:
         rows: list[Process] = []
@@ -219,7 +220,7 @@ class Adopted:
         except ChildProcessError:
             self._alone = True
             return True
-        return _nothing_found(self._find, procfs.births)
+        return nothing_found(self._find, procfs.births)
 
     def _find(self) -> list[Process]:
         rows = procfs.descendants(os.getpid(), by_scan=not procfs.has_children_files())
@@ -258,10 +259,12 @@ def grow(rows: Iterable[Process], seeds: Iterable[Process]) -> list[Process]:
         queue.extend(by_parent.get(row.pid, ()))
         if row.sid > 1 and row.sid != own_session:
             queue.extend(by_session[row.sid])
-    return _by_depth(members)
+    return ordered_by_depth(members)
 
 
-def _by_depth(members: dict[int, Process]) -> list[Process]:
+def ordered_by_depth(members: dict[int, Process]) -> list[Process]:
+    """Parents before children, each with its depth; who has no parent among them has depth 1."""
+
     def depth(row: Process) -> int:
         levels, seen = 1, {row.pid}
         while (parent := members.get(row.ppid)) is not None and parent.pid not in seen:

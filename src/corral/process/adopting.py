@@ -1,0 +1,260 @@
+"""Orphans that no job owns: found by a rule that rather leaves one alone, and ended by the same ladder as a job's tree.
+
+The rule: a process of the account that `is_agent` picks is an orphan if the uppermost of the unbroken line of agents
+and sudos above it hangs directly on what collects orphans, an init or the account's own `systemd --user`, and
+
+- neither of the two has a controlling terminal: what a person started in one is the person's;
+- the uppermost is not what that init started itself: a service's first process, which leads its session in a unit, or
+  where there are no units, one that leads its process group;
+- no job of the ledger has it, and this very process is not below it.
+
+Any other process in the line, a shell, an editor, a multiplexer, a reaper, is somebody who may still want it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from corral.process import signals
+from corral.process.ending import Ending, Ladder
+from corral.process.errors import JobError
+from corral.process.host import host_table
+from corral.process.jobs import describe
+from corral.process.report import Report
+from corral.process.signals import Signaller
+from corral.process.table import Identity, Process, ProcessTable, account_name
+from corral.process.trackers import nothing_found, ordered_by_depth
+
+INITS = frozenset(
+    {
+        *("systemd", "init", "launchd", "runit", "s6-svscan", "openrc-init", "dinit", "shepherd", "procd"),
+        *("tini", "docker-init", "podman-init", "catatonit", "dumb-init", "pause"),
+    }
+)
+"""Names of a process 1 that only collects; any other, the one program of a container, may be the agent's owner."""
+
+IsAgent = Callable[[Process, Sequence[str]], bool]
+"""Whether a process, by its row and its arguments, runs an agent. The room itself knows no agents."""
+
+
+class Orphan(NamedTuple):
+    """A tree that nobody owns any more."""
+
+    root: Process
+    tree: tuple[Process, ...]
+    """Parents before children; the root has depth 1."""
+
+
+class LeftAlone(NamedTuple):
+    """An agent's process that may be somebody's, and why."""
+
+    process: Process
+    reason: str
+
+
+class Found(NamedTuple):
+    """What a look at one account showed."""
+
+    user: str
+    uid: int
+    orphans: tuple[Orphan, ...]
+    left_alone: tuple[LeftAlone, ...]
+    blind: bool
+    """Whether the account's processes are hidden from this one (hidepid), so that finding none means nothing."""
+
+    def to_json(self, table: ProcessTable) -> dict[str, Any]:
+        """What `corral sweep --adopt --json` prints of it. Command lines are read now, while there are any."""
+        return {
+            "user": self.user,
+            "blind": self.blind,
+            "orphans": [{"tree": [describe(process, table) for process in one.tree]} for one in self.orphans],
+            "left_alone": [{**describe(one.process, table), "reason": one.reason} for one in self.left_alone],
+        }
+
+    def is_clean(self, report: Report | None = None) -> bool:
+        """Whether nothing is left, as far as could be seen."""
+        return not self.blind and (report.empty if report is not None else not self.orphans)
+
+
+def find_orphans(
+    user: str, is_agent: IsAgent, *, owned: Mapping[Identity, str] | None = None, table: ProcessTable | None = None
+) -> Found:
+    """Look for the account's orphans; nothing is done to them.
+
+    owned: processes that are somebody's whatever the rule says, and whose. Raises JobError for an account that does
+    not exist.
+    """
+    table = table or host_table()
+    try:
+        uid = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise JobError(f"there is no account named {user!r} on this host") from None
+    rows = {row.pid: row for row in table.scan()}
+    agents = {
+        row.pid for row in rows.values() if row.uid == uid and row.living and is_agent(row, table.arguments(row.pid))
+    }
+    rule = _Rule(table, rows, agents, uid, owned or {})
+    roots: dict[int, Process] = {}
+    left: dict[int, LeftAlone] = {}
+    for pid in agents:
+        top = rule.uppermost(rows[pid])
+        if reason := rule.why_somebodys(top, rows[pid]):
+            left[top.pid] = LeftAlone(rows[pid] if signals.is_sudo(top) else top, reason)
+        else:
+            roots[top.pid] = top
+    orphans: list[Orphan] = []
+    for root in sorted(roots.values(), key=lambda row: row.identity[::-1]):
+        # The youngest come last, and are in the tree of an older one where they share its session.
+        if root.pid not in left and not any(_holds(one, root) for one in orphans):
+            tree = _grow(rows.values(), [root], _foreign([root]), uid, root.start_time)
+            orphans.append(Orphan(root, tuple(row for row in tree if row.living)))
+    blind = uid != os.getuid() and table.hides_others()
+    return Found(user, uid, tuple(orphans), tuple(left.values()), blind)
+
+
+def end_orphans(found: Found, *, ladder: Ladder | None = None, table: ProcessTable | None = None) -> Report:
+    """End the trees that were found, all together, as far as they are still the same processes: TERM, grace, KILL.
+
+    Identity is checked before each signal, and another account's get each round in one call of sudo. Blocks for as
+    long as the ladder; it can say `empty_by_scan` at best.
+    """
+    table = table or host_table()
+    tracker = Orphans(table, found)
+    # No process groups: they were made by whoever started these, who may have others in them.
+    signaller = Signaller(table, person=found.uid, groups=False)
+    ending = Ending(tracker, signaller, table, time.sleep)
+    return ending.run(ladder or Ladder(), cause="sweep", ended_by="sweep")
+
+
+class Orphans:
+    """A tracker (`trackers.Tracker`) of trees that others started: by identity and descent, once seen for good.
+
+    A session is followed only if it was made within a tree: the one that a root was born in is its owner's as well.
+    """
+
+    proof: str | None = None
+    freezes = True
+
+    def __init__(self, table: ProcessTable, found: Found) -> None:
+        self.blind = found.blind
+        self._table = table
+        self._uid = found.uid
+        roots = [orphan.root for orphan in found.orphans]
+        self._since = min((root.start_time for root in roots), default=0)
+        self._known = {row.identity for orphan in found.orphans for row in orphan.tree}
+        self._foreign = _foreign(roots)
+        self._spared = {os.getpid(), *(row.pid for row in _line(os.getpid(), table.read))}
+
+    def members(self) -> list[Process]:
+        rows = [row for row in self._table.scan() if row.pid not in self._spared]
+        seeds = [row for row in rows if row.identity in self._known]
+        found = [row for row in _grow(rows, seeds, self._foreign, self._uid, self._since) if row.living]
+        self._known.update(row.identity for row in found)
+        return found
+
+    def collect(self) -> None:
+        """Nothing: none of them is this process's child."""
+
+    def empty(self) -> bool:
+        return nothing_found(self.members, self._table.births)
+
+
+class _Rule(NamedTuple):
+    """The rule of this module, over one look."""
+
+    table: ProcessTable
+    rows: Mapping[int, Process]
+    agents: Collection[int]
+    uid: int
+    owned: Mapping[Identity, str]
+
+    def uppermost(self, row: Process) -> Process:
+        """The uppermost of the unbroken line of agents and sudos that the process is in."""
+        seen = {row.pid}
+        while (above := self.rows.get(row.ppid)) is not None and above.pid not in seen:
+            if above.pid not in self.agents and not signals.is_sudo(above):
+                break
+            seen.add(above.pid)
+            row = above
+        return row
+
+    def why_somebodys(self, top: Process, agent: Process) -> str:
+        """Why it is taken for somebody's; '' for an orphan."""
+        for row in (agent, top):
+            if whose := self.owned.get(row.identity):
+                return whose
+        above = self.rows.get(top.ppid)
+        if above is None:
+            return "its parent cannot be seen"
+        if above.comm == "corral-reaper":
+            return f"a job of Corral's has it (reaper {above.pid}): `corral ps` shows it"
+        if not self._collects(above):
+            what = "is no init that only collects orphans" if above.pid == 1 else "may want it"
+            return f"{above.comm} ({above.pid}, of {account_name(above.uid)}) is above it, and {what}"
+        if self.table.terminal(agent.pid) or self.table.terminal(top.pid):
+            return "it is on a terminal"
+        if unit := self._started_by_init(top):
+            return unit
+        if top.pid in {row.pid for row in _line(os.getpid(), self.rows.get)}:
+            return "this very command runs below it"
+        return ""
+
+    def _collects(self, row: Process) -> bool:
+        return (row.pid == 1 and row.comm in INITS) or (row.comm == "systemd" and row.uid == self.uid)
+
+    def _started_by_init(self, top: Process) -> str:
+        unit = self.table.unit(top.pid)
+        if unit and top.sid == top.pid and not unit.endswith(".scope"):
+            return f"it leads its session in {unit}, as the first process of a service does"
+        if not unit and top.pgid == top.pid:
+            return "it leads its process group, as what its init itself starts does"
+        return ""
+
+
+def _holds(orphan: Orphan, row: Process) -> bool:
+    return any(one.identity == row.identity for one in orphan.tree)
+
+
+def _line(pid: int, read: Callable[[int], Process | None]) -> list[Process]:
+    """The ancestors of a process, the nearest first."""
+    found: list[Process] = []
+    row = read(pid)
+    while row is not None and (above := read(row.ppid)) is not None and above not in found:
+        found.append(above)
+        row = above
+    return found
+
+
+def _foreign(roots: Collection[Process]) -> set[int]:
+    """Sessions that were there before the trees: those that a root was born in, and this process's own."""
+    pids = {root.pid for root in roots}
+    return {0, 1, os.getsid(0), *(root.sid for root in roots if root.sid not in pids)}
+
+
+def _grow(
+    rows: Iterable[Process], seeds: Iterable[Process], foreign: Collection[int], uid: int, since: int
+) -> list[Process]:
+    """The seeds, what is below them, and the account's younger processes in sessions that were made among them."""
+    by_pid: dict[int, Process] = {}
+    by_parent: dict[int, list[Process]] = {}
+    by_session: dict[int, list[Process]] = {}
+    for row in rows:
+        by_pid[row.pid] = row
+        by_parent.setdefault(row.ppid, []).append(row)
+        by_session.setdefault(row.sid, []).append(row)
+    members: dict[int, Process] = {}
+    queue = list(seeds)
+    while queue:
+        row = queue.pop()
+        if row.pid in members:
+            continue
+        members[row.pid] = row
+        queue.extend(by_parent.get(row.pid, ()))
+        # Led by a stranger, it is the stranger's: a session lasts beyond its leader, so that one without may be ours.
+        if row.sid not in foreign and (row.sid in members or row.sid not in by_pid):
+            queue.extend(other for other in by_session[row.sid] if other.uid == uid and other.start_time >= since)
+    return ordered_by_depth(members)
