@@ -275,6 +275,9 @@ class Running:
         if self._gone:
             turn.fail(self._gone)
             return
+        for said in (*self.launch.notices, *self.job.notices):
+            self._said.setdefault(said, False)
+        turn.preface = [said for said, told in self._said.items() if not told]
         name = self.kind.name
         try:
             await self._engine.begin(turn, message, choices)
@@ -288,8 +291,8 @@ class Running:
             self._give_up(turn, f"{name} did not take the message in time")
         except BackendError as error:
             self._give_up(turn, str(error))
-        for said in (*self.launch.notices, *self.job.notices):
-            self.notice(said)
+        if turn.id is not None:
+            self._said |= dict.fromkeys(turn.preface, True)
         for said, told in self._said.items():
             if not told and not turn.over:
                 self._said[said] = True

@@ -10,6 +10,8 @@ from corral.backends.base import Notice, ToolEnded, ToolStarted, TurnEnded, Turn
 from corral.backends.feed import TurnFeed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from corral.backends.base import Limits, TurnEvent
 
 
@@ -22,6 +24,8 @@ class Turn:
         self.feed = TurnFeed()
         self.stopped: TurnEnded | None = None
         """What the turn's end will be, if it was stopped from here and does not complete nevertheless."""
+        self.preface: Sequence[str] = ()
+        """What the person hears first of all: notices of before the turn."""
         self._clock = Clock(limits)
         self._taken = asyncio.Event()
         self._ended = asyncio.Event()
@@ -37,6 +41,8 @@ class Turn:
         if self.id is None and not self.over:
             self.id = turn_id
             self.put(TurnStarted(turn_id))
+            for said in self.preface:
+                self.put(Notice(said))
             self._taken.set()
 
     def put(self, event: TurnEvent) -> None:
