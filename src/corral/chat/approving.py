@@ -1,10 +1,11 @@
-"""Asking the person at the terminal for leave: the next lines that are answers answer the oldest question."""
+"""Asking the person for leave: the next key, or the next line that is an answer, answers the oldest question."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from corral.backends.base import Answer, ApprovalClosed, ApprovalRequested, Decision, Event, Question
+from corral.backends.base import Answer, ApprovalClosed, ApprovalRequested, Decision, Question
+from corral.service.front import Shown
 
 WORDS: dict[str, Decision] = {
     "y": "accept",
@@ -21,24 +22,34 @@ WORDS: dict[str, Decision] = {
 class Approver:
     """The open approvals of one conversation; `decide` is told what the person decided."""
 
-    def __init__(self, decide: Callable[[str, Answer], bool], *, asks: bool) -> None:
+    def __init__(self, decide: Callable[[str, Answer], None], *, asks: bool) -> None:
         self._decide = decide
         self._asks = asks
         self._open: dict[str, ApprovalRequested] = {}
         self._answers: dict[str, list[str]] = {}
 
     @property
+    def current(self) -> ApprovalRequested | None:
+        """What is asked: the oldest that is open."""
+        return next(iter(self._open.values()), None)
+
+    @property
+    def question(self) -> Question | None:
+        """The question that the next line answers, if it is one."""
+        approval = self.current
+        return next(iter(self._unanswered(approval)), None) if approval else None
+
+    @property
     def waiting(self) -> str:
         """What the next line should be; empty if nothing is asked."""
-        for approval in self._open.values():
-            left = self._unanswered(approval)
-            if not left:
-                return "answer y, n, s (yes for the whole session) or c (no, and stop the turn)"
-            options = f" ({', '.join(left[0].options)})" if left[0].options else ""
-            return f"answer, or say /deny: {left[0].text}{options}"
-        return ""
+        if self.current is None:
+            return ""
+        if question := self.question:
+            options = f" ({', '.join(question.options)})" if question.options else ""
+            return f"answer, or say /deny: {question.text}{options}"
+        return "answer y, n, s (yes for the whole session) or c (no, and stop the turn)"
 
-    def see(self, event: Event) -> None:
+    def see(self, event: Shown) -> None:
         """Take notice of what is asked, and of what is not any more. Where nobody can be asked the answer is no."""
         if isinstance(event, ApprovalRequested):
             if self._asks:
@@ -51,26 +62,39 @@ class Approver:
             if event.approval_id == oldest:
                 self._answers.clear()
 
+    def forget(self) -> None:
+        """Nothing is asked any more."""
+        self._open.clear()
+        self._answers.clear()
+
+    def offers(self, decision: Decision) -> bool:
+        """Whether what is asked can be decided so."""
+        approval = self.current
+        return approval is not None and not approval.questions and decision in approval.decisions
+
     def answer(self, line: str) -> bool:
         """Take a line for an answer, if something is asked and the line answers it."""
-        for approval in self._open.values():
-            left = self._unanswered(approval)
-            if not left:
-                decision = WORDS.get(line.strip().lower())
-                return decision is not None and self._settle(approval, Answer(decision))
-            if not line.strip() and left[0].required:
-                return False
-            self._answers[left[0].question_id] = _given(left[0], line)
-            if len(left) == 1:
-                self._settle(approval, Answer("accept", dict(self._answers)))
-            return True
-        return False
+        approval = self.current
+        if approval is None:
+            return False
+        left = self._unanswered(approval)
+        if not left:
+            decision = WORDS.get(line.strip().lower())
+            return decision is not None and self._settle(approval, Answer(decision))
+        given = _given(left[0], line)
+        if not (given or not left[0].required):
+            return False
+        if not left[0].free and not set(given) <= set(left[0].options):
+            return False
+        self._answers[left[0].question_id] = given
+        if len(left) == 1:
+            self._settle(approval, Answer("accept", dict(self._answers)))
+        return True
 
     def decide(self, decision: Decision) -> bool:
         """Decide the oldest; False if nothing is asked."""
-        for approval in self._open.values():
-            return self._settle(approval, Answer(decision, dict(self._answers)))
-        return False
+        approval = self.current
+        return approval is not None and self._settle(approval, Answer(decision, dict(self._answers)))
 
     def _unanswered(self, approval: ApprovalRequested) -> list[Question]:
         return [question for question in approval.questions if question.question_id not in self._answers]

@@ -27,6 +27,7 @@ class Output(io.TextIOBase):
         self._waiting = 0
         self._broken = False
         self._patient = True
+        self._held: list[str] | None = None
         self._room = asyncio.Event()
         self._room.set()
         # A daemon, because a write that hangs would otherwise hang the exit. It writes to the descriptor itself: a
@@ -53,9 +54,27 @@ class Output(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
+    @property
+    def waiting(self) -> int:
+        """How many characters are not yet written."""
+        return self._waiting
+
+    def hold(self) -> None:
+        """Keep what is written from now on until `release`: what belongs together is then shown at once."""
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        """Let go of what was held."""
+        held, self._held = self._held, None
+        if held:
+            self.write("".join(held))
+
     def write(self, text: str) -> int:
         """Queue the text."""
-        if text and not self._broken:
+        if self._held is not None:
+            self._held.append(text)
+        elif text and not self._broken:
             with self._lock:
                 self._waiting += len(text)
                 if self._waiting > MOST_WAITING:
@@ -73,10 +92,12 @@ class Output(io.TextIOBase):
         self._patient = False
         self._room.set()
 
-    def finish(self) -> None:
-        """Write what waits, for FLUSH_TIMEOUT seconds at the most."""
+    def finish(self) -> bool:
+        """Write what waits, for FLUSH_TIMEOUT seconds at the most; whether that was enough."""
+        self.release()
         self._queue.put(None)
         self._thread.join(FLUSH_TIMEOUT)
+        return not self._thread.is_alive()
 
     def _write_on(self) -> None:
         while (text := self._queue.get()) is not None:

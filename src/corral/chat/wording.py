@@ -1,0 +1,84 @@
+"""How events read, whatever shows them: titles, questions, ends; and what an agent prints, made harmless."""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from corral.backends.base import ApprovalRequested, BackendStarted, Question, ToolEnded, TurnEnded
+
+OUTPUT_LINES = 5
+LINE_WIDTH = 160  # characters of a line of a tool's output
+TITLE_WIDTH = 200  # characters
+
+# What an agent prints must not move the cursor, retitle the window or answer for the person: sequences and controls go.
+_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_]?)")
+_CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
+# Overrides of the writing direction make a command read as another one than it is (CVE-2021-42574).
+_DIRECTIONS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+_REMOVED = {**_CONTROLS, **_DIRECTIONS}
+
+_ENDINGS = {"interrupted": "interrupted", "failed": "not completed", "timed_out": "timed out"}
+
+
+def harmless(text: str) -> str:
+    """The text without terminal sequences, control characters (newline and tab excepted) and overrides of direction."""
+    return _SEQUENCES.sub("", text).translate(_REMOVED)
+
+
+def in_one_line(text: str, most: int = TITLE_WIDTH) -> str:
+    """The text, harmless, on a line of its own."""
+    line = " ".join(harmless(text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def took(seconds: float) -> str:
+    """How long something took, or takes."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def started(event: BackendStarted) -> RenderableType:
+    """Which agent it is, and whose."""
+    parts = [event.engine, event.model, f"as {event.user}", f"pid {event.pid}"]
+    if event.conversation:
+        parts.append(f"conversation {event.conversation}")
+    more = ", gone on with" if event.resumed else ""
+    return Text(" · ".join(harmless(part) for part in parts if part) + more, "dim")
+
+
+def turn_end(event: TurnEnded) -> RenderableType | None:
+    """How a turn ended; nothing to say of one that was completed."""
+    if event.status == "completed":
+        return None
+    style = "yellow" if event.status == "interrupted" else "red"
+    return Text(harmless(f"the turn was {_ENDINGS[event.status]}: {event.reason}"), style)
+
+
+def last_output(event: ToolEnded) -> list[Text]:
+    """The last lines of what a tool printed."""
+    lines = [line[:LINE_WIDTH] for line in harmless(event.output).rstrip().splitlines()]
+    if len(lines) > OUTPUT_LINES:
+        lines = ["…", *lines[-OUTPUT_LINES:]]
+    return [Text(f"  {line}", "dim") for line in lines]
+
+
+def request(event: ApprovalRequested, *, keys: str) -> RenderableType:
+    """What is asked, and how it can be answered."""
+    reason = f" ({event.reason})" if event.reason else ""
+    what = harmless(f"{event.what}{reason}")
+    if event.questions:
+        lines = [Text(f"  {question(one)}") for one in event.questions]
+        return Group(Text.assemble(("the agent asks: ", "bold yellow"), what), *lines)
+    return Text.assemble(("leave is asked for: ", "bold yellow"), what, (f"  [{keys}]", "bold"))
+
+
+def question(one: Question) -> str:
+    """A question with its options, numbered."""
+    options = "  ".join(f"{number}) {option}" for number, option in enumerate(one.options, start=1))
+    return harmless(f"{one.text}  {options}".rstrip())
