@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from corral.backends.base import Notice, ToolEnded, ToolStarted, TurnEnded, TurnStarted, Usage
 from corral.backends.feed import TurnFeed
@@ -98,6 +99,18 @@ class Turn:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A limit of a turn, and when it is reached."""
+
+    name: Literal["silence", "tool", "turn"]
+    left: float
+    """Seconds from now; below 0 when it is over."""
+    limit: float
+    tool: str = ""
+    """The title of the tool that it is about."""
+
+
 class Clock:
     """When a turn has gone on for too long, or without a sign of life."""
 
@@ -134,18 +147,29 @@ class Clock:
             return self._tools.pop(event.tool_id, None) is not None
         return False
 
-    def left(self) -> tuple[float, str]:
-        """Seconds until a limit is reached, and that limit's name."""
+    def next(self) -> Deadline:
+        """The limit that comes next."""
         now, limits = time.monotonic(), self.limits
-        overall = self.began + limits.turn - now, f"the turn's limit of {limits.turn:g} s"
+        overall = Deadline("turn", self.began + limits.turn - now, limits.turn)
         if self.approvals:
             return overall
-        silence = self.last_life + limits.silence - now, f"{limits.silence:g} s of silence"
+        silence = Deadline("silence", self.last_life + limits.silence - now, limits.silence)
         if self._tools:
             since, title = max(self._tools.values())
-            tool = since + limits.tool - now, f"{limits.tool:g} s, a tool's limit, in {title[:80]!r}"
-            silence = max(silence, tool)
-        return min(overall, silence)
+            tool = Deadline("tool", since + limits.tool - now, limits.tool, title)
+            silence = max(silence, tool, key=lambda one: one.left)
+        return min(overall, silence, key=lambda one: one.left)
+
+    def left(self) -> tuple[float, str]:
+        """Seconds until a limit is reached, and that limit as a sentence has it."""
+        due = self.next()
+        match due.name:
+            case "turn":
+                return due.left, f"the turn's limit of {due.limit:g} s"
+            case "tool":
+                return due.left, f"{due.limit:g} s, a tool's limit, in {due.tool[:80]!r}"
+            case _:
+                return due.left, f"{due.limit:g} s of silence"
 
 
 async def _within(event: asyncio.Event, timeout: float) -> bool:

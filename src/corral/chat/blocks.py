@@ -29,7 +29,7 @@ class Block:
     close: bool = False
     """Whether it follows the block before it without a blank line: the next item of a list, or the next piece."""
     head: str = ""
-    """The line or two that a later piece of a long block needs before it: the opening of the fence, the table's head."""
+    """What a later piece of a long block needs before it: the opening of the fence, the head of the table."""
 
     @property
     def markdown(self) -> str:

@@ -21,12 +21,16 @@ class Lines:
         self._on_line = on_line
         self._on_end = on_end
         self._rest = b""
+        self._started = False
         self._ended = False
         self._loop = asyncio.get_running_loop()
         self._pump: asyncio.TimerHandle | asyncio.Handle | None = None
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read, or go on."""
+        if self._started or self._ended:
+            return
+        self._started = True
         try:
             self._loop.add_reader(self._descriptor, self._read)
         except PermissionError:
@@ -35,17 +39,23 @@ class Lines:
         except OSError:
             self._end()  # a closed descriptor
 
+    def pause(self) -> None:
+        """Read no more until `start`; what was read already still comes."""
+        if self._started:
+            self._started = False
+            if self._pump is not None:
+                self._pump.cancel()
+            else:
+                self._loop.remove_reader(self._descriptor)
+
     def close(self) -> None:
         """Read no more."""
-        if self._pump is not None:
-            self._pump.cancel()
-        else:
-            self._loop.remove_reader(self._descriptor)
+        self.pause()
         self._ended = True
 
     def _read_on(self) -> None:
         self._read()
-        if not self._ended:
+        if self._started:
             self._pump = self._loop.call_soon(self._read_on)
 
     def _read(self) -> None:

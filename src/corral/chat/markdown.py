@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 TAB = 4
+LONG_LINE = 2000  # characters; the expressions of some lexers take too long over longer ones
 THEME = "ansi_dark"  # the terminal's own colours, whatever its background
 
 # Without html a `Vec<String>` stays text. An image, or a reference, would hide its address.
@@ -27,9 +28,20 @@ def rendered(block: Block) -> RenderableType | None:
     text = harmless(block.markdown).expandtabs(TAB)
     if not text.strip():
         return None
-    if block.kind == "code":
-        return _code(text)
-    return _Markdown(text)
+    return _code(text) if block.kind == "code" else _Careful(text)
+
+
+class _Careful:
+    """Markdown, or the text as it is: an agent's words must not be able to break what shows them."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        try:
+            yield from list(console.render(_Markdown(self._text), options))
+        except Exception:  # noqa: BLE001 - whatever the parser, the lexers or the tables stumble over
+            yield Text(self._text)
 
 
 def _code(text: str) -> Text:
@@ -46,6 +58,8 @@ def _code(text: str) -> Text:
 
 
 def _highlighted(code: str, language: str) -> Text:
+    if max(map(len, code.split("\n"))) > LONG_LINE:
+        return Text(code)
     shown = Syntax("", language or "text", theme=THEME, background_color="default").highlight(code)
     shown.rstrip()
     return shown
@@ -60,7 +74,7 @@ class _Heading(markdown.Heading):
 class _CodeBlock(markdown.CodeBlock):
     """Code within a list: on the terminal's own background."""
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:  # noqa: ARG002
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield _highlighted(str(self.text).rstrip(), self.lexer_name)
 
 

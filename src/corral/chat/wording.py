@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from rich.cells import cell_len, chop_cells
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -32,6 +33,13 @@ def in_one_line(text: str, most: int = TITLE_WIDTH) -> str:
     """The text, harmless, on a line of its own."""
     line = " ".join(harmless(text).split())
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def in_columns(text: str, most: int) -> str:
+    """As much of a line as so many columns hold."""
+    if cell_len(text) <= most:
+        return text
+    return chop_cells(text, most - 1)[0] + "…" if most > 1 else ""
 
 
 def took(seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,8 +37,9 @@ class Sandbox(StrEnum):
 @app.command(
     help="""Talk with Codex or Claude in the terminal; when you leave, nothing that it started is left running.
 
-A line is a message; `/stop` `/new` `/restart` `/status` `/approve` `/deny` `/help` `/quit` act at once, even while a
-turn runs, and Ctrl-C stops the turn. Without a terminal it reads a message a line and ends after the last turn.
+What begins with `/` is a command and acts at once, even while a turn runs: `/help` lists them, `/quit` leaves. Enter
+sends, Alt-Enter begins a new line, Ctrl-C stops the turn. Without a terminal it reads a message a line and ends after
+the last turn.
 
 The agent is the one on your PATH, with your settings and your login; for Codex else the one of `pip install
 openai-codex-cli-bin`.
@@ -82,29 +84,31 @@ def chat(
     """Talk with an agent."""
     from corral.backends.claude import Claude, find_claude
     from corral.backends.codex import Codex, find_codex
+    from corral.backends.engine import EngineKind
     from corral.backends.errors import EngineNotFoundError
     from corral.chat import terminal
+    from corral.chat.venues import Own
     from corral.demo import offline as offline_model
+    from corral.process import default_state_dir
 
-    kind: Claude | Codex
-    try:
-        if engine is Engine.CLAUDE:
+    def kind(name: str) -> EngineKind:
+        chosen = model if name == engine.value else None
+        if name == Engine.CLAUDE.value:
             # What `never` means to codex: it does what it may, and does not ask for more.
             mode = "dontAsk" if approval is Approval.NEVER else None
-            kind = Claude(find_claude(), model=model, permission_mode=mode)
-        else:
-            kind = Codex(find_codex(), model=model, approval=approval.value, sandbox=sandbox.value)
+            return Claude(find_claude(), model=chosen, permission_mode=mode)
+        return Codex(find_codex(), model=chosen, approval=approval.value, sandbox=sandbox.value)
+
+    try:
+        kind(engine.value)
     except EngineNotFoundError as error:
         say(str(error))
         raise typer.Exit(1) from None
-    options = terminal.ChatOptions(
-        kind,
-        user=user,
-        person=person or user or "",
-        as_json=as_json,
-        state_dir=state_dir,
-    )
-    raise typer.Exit(asyncio.run(offline_model.chat(options) if offline else terminal.run(options)))
+    own = Own(kind, engine.value, user=user, person=person or user or "", state_dir=state_dir)
+    if offline:
+        raise typer.Exit(asyncio.run(offline_model.chat(own, as_json=as_json)))
+    kept = state_dir or Path(default_state_dir())
+    raise typer.Exit(asyncio.run(terminal.run(own.venue(), as_json=as_json, state_dir=kept)))
 
 
 @app.command(

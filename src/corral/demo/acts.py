@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.text import Text
 
 from corral import view
-from corral.backends.base import BackendEnded, Event, Notice, TurnEnded
-from corral.chat.conversation import Conversation
+from corral.backends.base import BackendEnded, Input, Notice, TurnEnded
 from corral.chat.printing import TextPrinter
-from corral.chat.terminal import ChatOptions
+from corral.chat.venues import Own
 from corral.demo.place import DemoFailed, Place
 from corral.demo.server import Server
 from corral.demo.supervised import SupervisedCodex
 from corral.offline import OfflineModel, Run, Say, Script, Turn, codex_overrides
 from corral.process import Report, live_jobs
+from corral.service.front import Shown
 
 MESSAGE = "Start a small web server and leave it running."
 TURN_TIMEOUT = 60.0  # seconds for a turn that is over in two
@@ -80,26 +81,44 @@ class Stage:
 
 @dataclass
 class _Front:
-    """Shows a conversation, and remembers what the act needs."""
+    """Shows a conversation, and remembers what the act needs (a corral.service.front.Front)."""
 
     printer: TextPrinter
     turn: TurnEnded | None = None
     report: Report | None = None
-    quiet: asyncio.Event = field(default_factory=asyncio.Event)
+    over: str | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def show(self, event: Event) -> None:
+    def show(self, event: Shown) -> None:
         if not isinstance(event, Notice):  # codex's advice on its sandbox, which the demo does not use
             self.printer.show(event)
         if isinstance(event, TurnEnded):
             self.turn = event
         elif isinstance(event, BackendEnded):
             self.report = event.report
+        self.changed.set()
 
     async def ready(self) -> None:
         """A demo's output is short."""
 
     def idle(self) -> None:
-        self.quiet.set()
+        """What counts is told by events."""
+
+    def closed(self, reason: str) -> None:
+        self.over = reason
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for what is shown to make it true. Raises DemoFailed."""
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT):
+                while not condition():
+                    if self.over is not None:
+                        raise DemoFailed(self.over or "the conversation ended")
+                    self.changed.clear()
+                    await self.changed.wait()
+        except TimeoutError:
+            raise DemoFailed(f"{what} in {TURN_TIMEOUT:g} s") from None
 
 
 async def stop_on_request(stage: Stage) -> None:
@@ -107,45 +126,29 @@ async def stop_on_request(stage: Stage) -> None:
     place, server = stage.place, Server.on_free_port(stage.place.python)
     front = _Front(stage.printer)
     async with OfflineModel(script(server)) as model:
-        options = ChatOptions(
-            place.codex(codex_overrides(model.base_url)),
+        codex = place.codex(codex_overrides(model.base_url))
+        own = Own(
+            lambda _: codex,
             user=place.user,
+            person="demo",
+            state_dir=place.state_dir,
             cwd=place.workspace,
             env=place.env,
-            state_dir=place.state_dir,
-            person="demo",
         )
-        conversation = Conversation(options.open, front)
-        running = asyncio.get_running_loop().create_task(conversation.run())
-        try:
+        async with own.venue()(front) as seat:
             stage.typed(MESSAGE)
-            conversation.send(MESSAGE)
-            await _until_quiet(front, running)
+            seat.send(Input(MESSAGE))
+            await front.until(lambda: front.turn, "the turn was not over")
+            if front.turn is not None and front.turn.status != "completed":
+                raise DemoFailed(f"the turn ended {front.turn.status}: {front.turn.reason}")
             await stage.show_alive(server)
-            if conversation.backend is not None:
-                stage.printer.say(view.tree(conversation.backend.tree()))
+            for job in live_jobs(place.state_dir):
+                stage.printer.say(view.tree(job.tree))
             stage.typed("/stop")
-            await conversation.stop()
-        finally:
-            await conversation.close()
-            await running
-    if front.report is None:
-        raise DemoFailed("/stop ended nothing")
+            seat.command("/stop")
+            await front.until(lambda: front.report, "/stop ended nothing")
+    assert front.report is not None
     await stage.show_empty(front.report, server)
-
-
-async def _until_quiet(front: _Front, running: asyncio.Task[str]) -> None:
-    quiet = asyncio.get_running_loop().create_task(front.quiet.wait())
-    try:
-        await asyncio.wait([quiet, running], timeout=TURN_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        quiet.cancel()
-    if running.done():
-        raise DemoFailed(running.result() or "the conversation ended")
-    if front.turn is None:
-        raise DemoFailed(f"the turn was not over in {TURN_TIMEOUT:g} s")
-    if front.turn.status != "completed":
-        raise DemoFailed(f"the turn ended {front.turn.status}: {front.turn.reason}")
 
 
 async def kill_the_supervisor(stage: Stage) -> None:

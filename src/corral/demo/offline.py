@@ -6,13 +6,15 @@ import json
 import shutil
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex
 from corral.backends.engine import EngineKind
 from corral.chat import terminal
-from corral.chat.terminal import ChatOptions
+from corral.chat.venues import Own
 from corral.offline import OfflineModel, Run, Say, Script, Turn, claude_environment, codex_overrides, echo
+from corral.process import default_state_dir
 
 RUN = "run "
 # A proxy that the environment names would be asked for the loopback too.
@@ -35,15 +37,19 @@ def pointed(kind: EngineKind, base_url: str) -> EngineKind:
     return replace(kind, settings=json.dumps({"env": claude_environment(base_url)}))
 
 
-async def chat(options: ChatOptions) -> int:
+async def chat(own: Own, *, as_json: bool = False) -> int:
     """`terminal.run` with the offline model; under this account the agent's home lasts as long as the chat."""
     async with OfflineModel(Script(then=obey)) as model:
-        offline = replace(options, kind=pointed(options.kind, model.base_url))
-        if options.user is not None:
-            return await terminal.run(offline)
+        offline = replace(own, kinds=lambda engine: pointed(own.kinds(engine), model.base_url))
+        if own.user is not None:
+            return await _run(offline, as_json=as_json)
         home = tempfile.mkdtemp(prefix="corral-offline-")
         try:
             env = {"CODEX_HOME": home, "CLAUDE_CONFIG_DIR": home, **NO_PROXY}
-            return await terminal.run(replace(offline, env=env))
+            return await _run(replace(offline, env=env), as_json=as_json)
         finally:
             shutil.rmtree(home, ignore_errors=True)
+
+
+async def _run(own: Own, *, as_json: bool) -> int:
+    return await terminal.run(own.venue(), as_json=as_json, state_dir=own.state_dir or Path(default_state_dir()))

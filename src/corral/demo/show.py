@@ -19,7 +19,7 @@ from corral import view
 from corral.backends.codex import Codex
 from corral.backends.errors import BackendError
 from corral.chat.printing import TextPrinter
-from corral.chat.terminal import ChatOptions
+from corral.chat.venues import Own
 from corral.demo import offline
 from corral.demo.acts import Stage, kill_the_supervisor, stop_on_request
 from corral.demo.place import DemoFailed, Place, prepared
@@ -101,15 +101,16 @@ async def _play(place: Place, teller: _Teller) -> None:
 def _offer_chat(place: Place, teller: _Teller) -> None:
     teller.heading("Your turn: the same Codex, the same offline model. /help shows the commands, /quit leaves.")
     teller.tell(offline.HINT)
-    options = ChatOptions(
-        Codex(place.command, sandbox="danger-full-access"),
+    codex = Codex(place.command, sandbox="danger-full-access")
+    own = Own(
+        lambda _: codex,
         user=place.user,
         cwd=place.workspace,
         env=place.env,
         state_dir=place.state_dir,
         person="demo",
     )
-    asyncio.run(offline.chat(options))
+    asyncio.run(offline.chat(own))
 
 
 @contextmanager
