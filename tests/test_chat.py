@@ -150,7 +150,7 @@ class TestOverPipes:
             chat.send("one")
             await chat.count("text", 1)
             chat.send("two")
-            await chat.until(lambda: {"event": "notice", "message": "queued: two"} in chat.events, "it was queued")
+            await chat.until(lambda: {"event": "notice", "message": "queued, number 1: two"} in chat.events, "it was queued")
             assert chat.named("turn_ended") == []
             chat.close_input()
             assert await chat.exited() == 0
@@ -200,7 +200,7 @@ class TestOverPipes:
                 await chat.count("notice", before + 1)
             unknown, help_text, status = [event["message"] for event in chat.named("notice")][-3:]
             assert "there is no command /nonsense" in unknown
-            assert "/stop" in unknown
+            assert "/help" in unknown
             assert "/restart" in help_text
             assert chat.named("backend_started")[0]["conversation"] in status
             assert "a turn runs for" in status

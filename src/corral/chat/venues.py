@@ -16,6 +16,7 @@ from corral.backends.engine import EngineKind
 from corral.chat.attach import wire
 from corral.chat.attach.client import AttachedSeat, NoServiceError
 from corral.process import default_state_dir
+from corral.service import logs
 from corral.service.config import Config, ConfigError, Person, find, load
 from corral.service.front import Front, Seat
 from corral.service.service import Service
@@ -134,6 +135,7 @@ async def _attached(path: Path, hello: wire.Hello, front: Front) -> AsyncIterato
 async def _own_service(own: Own, front: Front) -> AsyncIterator[Seat]:
     name = own.person or own.user or getpass.getuser()
     state_dir = Path(own.state_dir or default_state_dir()).absolute()
+    logs.to_file(state_dir)
     person = Person.model_construct(name=name, os_user=own.user)
     config = Config().model_copy(
         update={"people": (person,), "service": Config().service.model_copy(update={"state_dir": state_dir})}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import IO
 
 import structlog
 
+FILE = "chat.log"
+MOST_BYTES = 1 << 20  # of the file, which then begins anew
 
-def set_up(file: IO[str] | None = None, *, as_json: bool | None = None) -> None:
+
+def set_up(file: IO[str] | None = None, *, as_json: bool | None = None, level: int = logging.INFO) -> None:
     """Send structlog's and the standard library's messages to `file` (standard error), in one form.
 
     as_json: None chooses by whether the file is a terminal.
@@ -37,13 +42,27 @@ def set_up(file: IO[str] | None = None, *, as_json: bool | None = None) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def to_file(folder: Path) -> None:
+    """For a program whose streams are its person's: send warnings and errors to a file in the folder, if it can be."""
+    path = folder / FILE
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        if path.exists() and path.stat().st_size > MOST_BYTES:
+            flags |= os.O_TRUNC
+        descriptor = os.open(path, flags, 0o600)
+    except OSError:  # the person is told by the store that nothing can be kept there
+        descriptor = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    set_up(os.fdopen(descriptor, "w", encoding="utf-8", buffering=1), as_json=True, level=logging.WARNING)
 
 
 def _without_none(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
