@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -16,7 +16,8 @@ from corral.chat.lines import Lines
 from corral.chat.printing import harmless
 from corral.offline import OfflineModel, Pause, Run, Say, Script, Turn
 from tests.conftest import Route
-from tests.harness.chatting import TIMEOUT, Piped, offline_home, on_path, on_terminal
+from tests.harness.chatting import TIMEOUT, Piped, offline_home, on_path
+from tests.harness.screens import Emulated, on_screen
 from tests.harness.service import Service
 from tests.harness.truth import picture
 from tests.harness.waiting import until
@@ -53,6 +54,10 @@ class House:
     def chat(self, env: dict[str, str], *arguments: str) -> Piped:
         user = ["--user", self.route.user] if self.route.user else []
         return Piped.start(self.service, env, *user, *arguments)
+
+    def on_screen(self, env: dict[str, str], *arguments: str) -> AbstractContextManager[Emulated]:
+        argv = self.service.corral("chat", "--state-dir", str(self.service.state_dir), *arguments)
+        return on_screen(self.service, argv, env)
 
     def sleeping(self) -> int:
         return len([one for one in self.service.judge.alive() if one.name == "sleep"])
@@ -150,7 +155,9 @@ class TestOverPipes:
             chat.send("one")
             await chat.count("text", 1)
             chat.send("two")
-            await chat.until(lambda: {"event": "notice", "message": "queued, number 1: two"} in chat.events, "it was queued")
+            await chat.until(
+                lambda: {"event": "notice", "message": "queued, number 1: two"} in chat.events, "it was queued"
+            )
             assert chat.named("turn_ended") == []
             chat.close_input()
             assert await chat.exited() == 0
@@ -292,21 +299,21 @@ class TestItsOwnEnd:
 
 
 class TestOnATerminal:
-    """What a person sees and types."""
+    """What a person sees and types; tests/test_terminal.py has the details."""
 
     async def test_ctrl_c_stops_the_turn_and_at_the_prompt_it_leaves(self, house: House) -> None:
         async with house.model(Turn(Say("Let me see."), Run("sleep 3001"), Say("never")), Turn(Say("At once."))) as env:
-            with on_terminal(house.service, env, "chat", *OPEN) as chat:
+            with house.on_screen(env, *OPEN) as chat:
                 await chat.prompts()
-                chat.type("go\n")
-                await chat.shows("sleep 3001'")
+                chat.enter("go")
+                await chat.until(lambda: "sleep 3001 · " in chat.spinning, "it shows what runs")
                 await until(lambda: house.sleeping() == 1, TIMEOUT, "the command runs")
                 chat.type("\x03")
                 await chat.shows("the turn was interrupted")
                 await chat.prompts()
                 assert house.sleeping() == 0
                 assert "proven_empty" not in chat.screen, "the agent stays"
-                chat.type("quick\n")
+                chat.enter("quick")
                 await chat.shows("At once.")
                 await chat.prompts()
                 chat.type("\x03")
@@ -315,58 +322,61 @@ class TestOnATerminal:
         await house.until_empty()
 
     async def test_leave_is_asked_for_and_given(self, house: House) -> None:
-        async with house.model(Turn(Run("echo allowed-$((40 + 2))", escalate=True), Say("fine"))) as env:
-            with on_terminal(house.service, env, "chat") as chat:
+        allowed = house.service.folder / "allowed"
+        async with house.model(Turn(Run(f"echo 42 > {allowed}", escalate=True), Say("fine"))) as env:
+            with house.on_screen(env) as chat:
                 await chat.prompts()
-                chat.type("go\n")
+                chat.enter("go")
                 await chat.shows("leave is asked for")
-                chat.type("maybe\n")
+                chat.enter("maybe")
                 await chat.shows("a question is open")
-                assert "allowed-42" not in chat.screen
-                chat.type("y\n")
-                await chat.shows("allowed-42")
+                assert not allowed.exists()
+                chat.enter("y")
+                await chat.shows("✓ allowed")
                 await chat.shows("You said: maybe")
                 await chat.prompts()
+                assert allowed.read_text() == "42\n"
                 chat.type("\x04")
                 assert await chat.exited() == 0
 
     async def test_stop_and_status(self, house: House) -> None:
         async with house.model(Turn(Say("I begin."), LONG)) as env:
-            with on_terminal(house.service, env, "chat", *OPEN) as chat:
+            with house.on_screen(env, *OPEN) as chat:
                 await chat.prompts()
-                chat.type("go\n")
+                chat.enter("go")
                 await house.until_at_work()
-                chat.type("/status\n")
+                chat.enter("/ps")
                 await chat.shows("sleep 3000")
+                chat.enter("/status")
                 await chat.shows("a turn runs for")
-                chat.type("/stop\n")
+                chat.enter("/stop")
                 await chat.shows("proven_empty")
                 await chat.prompts()
                 assert house.service.judge.alive([chat.process.pid]) == []
-                chat.type("/stop\n")
+                chat.enter("/stop")
                 await chat.shows("nothing is running")
-                chat.type("/quit\n")
+                chat.enter("/quit")
                 assert await chat.exited() == 0
 
     async def test_a_terminal_that_goes_away_ends_it(self, house: House) -> None:
         async with house.model(Turn(LONG)) as env:
-            with on_terminal(house.service, env, "chat", *OPEN) as chat:
+            with house.on_screen(env, *OPEN) as chat:
                 await chat.prompts()
-                chat.type("go\n")
+                chat.enter("go")
                 await house.until_at_work()
             await until(lambda: chat.process.poll() is not None, TIMEOUT, "it ended")
             await house.until_empty()
 
     async def test_offline_needs_no_settings(self, house: House) -> None:
         env = on_path(house.service, house.codex_command)
-        with on_terminal(house.service, env, "chat", "--offline", "--sandbox", "danger-full-access") as chat:
+        with house.on_screen(env, "--offline", "--sandbox", "danger-full-access") as chat:
             await chat.prompts()
-            chat.type("hello\n")
+            chat.enter("hello")
             await chat.shows("You said: hello")
-            chat.type("run echo $((40 + 2))\n")
+            chat.enter("run echo $((40 + 2)); exit 3")
             await chat.shows("  42")
             await chat.prompts()
-            chat.type("/quit\n")
+            chat.enter("/quit")
             assert await chat.exited() == 0
         assert [path.name for path in house.service.folder.glob("corral-offline-*")] == []
 

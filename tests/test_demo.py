@@ -17,7 +17,8 @@ from corral.demo.place import DemoFailed, Place
 from corral.demo.server import Server
 from corral.process import Report
 from tests.harness import namespace
-from tests.harness.chatting import on_path, on_terminal
+from tests.harness.chatting import on_path
+from tests.harness.screens import on_screen
 from tests.harness.service import Service
 from tests.harness.stage import Account
 from tests.harness.waiting import wait_until
@@ -126,14 +127,13 @@ def test_a_reader_that_goes_away_does_not_cut_it_short(service: Service, codex_c
 @pytest.mark.codex
 @pytest.mark.slow
 async def test_on_a_terminal_it_offers_a_chat(service: Service, codex_command: list[str]) -> None:
-    argv = ["demo"]
-    with on_terminal(service, on_path(service, codex_command), *argv, state_dir=False) as screen:
+    with on_screen(service, service.corral("demo"), on_path(service, codex_command)) as screen:
         await screen.shows("Your turn")
         await screen.prompts()
-        screen.type("run echo $((40 + 2))\n")
+        screen.enter("run echo $((40 + 2)); exit 3")
         await screen.shows("  42")
         await screen.prompts()
-        screen.type("/quit\n")
+        screen.enter("/quit")
         assert await screen.exited() == 0
         assert screen.screen.count("proven_empty") == 3
     assert left(service) == []

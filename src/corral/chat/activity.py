@@ -23,7 +23,8 @@ from corral.backends.base import (
     TurnStarted,
 )
 from corral.backends.turn import Clock
-from corral.chat.wording import in_columns, in_one_line, took
+from corral.chat.wording import in_columns, took
+from corral.chat.wording import tool as tool_title
 from corral.service.front import Reply, Shown
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -85,7 +86,7 @@ class Activity:
             case Reasoning():
                 self.do("thinking")
             case ToolStarted():
-                self._tools[event.tool_id] = _Tool(in_one_line(event.title), time.monotonic())
+                self._tools[event.tool_id] = _Tool(tool_title(event.title), time.monotonic())
             case ToolEnded():
                 tool = self._tools.pop(event.tool_id, None)
                 self._ended = {event.tool_id: time.monotonic() - tool.since} if tool else {}

@@ -12,6 +12,7 @@ Kind: TypeAlias = Literal["text", "list", "code"]
 MOST_LINES = 200  # of a block; a longer one is handed out in pieces
 MOST_CHARACTERS = 16 * 1024
 
+_LEADING = re.compile(r"\A(?:[^\S\n]*\n)+")
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})")
 _HEADING = re.compile(r" {0,3}#{1,6}(\s|$)")
 _RULE = re.compile(r" {0,3}([-*_])[ \t]*(\1[ \t]*){2,}$")
@@ -34,7 +35,7 @@ class Block:
     @property
     def markdown(self) -> str:
         """What to render: without the blank lines around it."""
-        return self.head + self.text.strip("\n")
+        return self.head + _LEADING.sub("", self.text).rstrip()
 
 
 class Blocks:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from markdown_it import MarkdownIt
 from rich import markdown
+from rich.console import Group
 from rich.syntax import Syntax
 from rich.text import Text
 
@@ -44,7 +45,7 @@ class _Careful:
             yield Text(self._text)
 
 
-def _code(text: str) -> Text:
+def _code(text: str) -> RenderableType:
     """A fence without its marks. The terminal breaks long lines: copied, they are whole."""
     opening, _, code = text.partition("\n")
     mark = opening.strip()[:3]
@@ -54,7 +55,7 @@ def _code(text: str) -> Text:
     language = opening.strip().lstrip(mark[0]).strip().partition(" ")[0]
     shown = _highlighted("\n".join(lines), language)
     shown.no_wrap, shown.overflow = True, "ignore"
-    return shown
+    return Group(shown)  # a bare Text is joined with others by rich, and forgets how it wraps
 
 
 def _highlighted(code: str, language: str) -> Text:

@@ -71,7 +71,7 @@ def build(buffer: Buffer, shows: Shows) -> Layout:
         dont_extend_height=True,
     )
     menu = Float(CompletionsMenu(max_height=MENU, scroll_offset=1), xcursor=True, ycursor=True)
-    above = [_if_any(shows.live), _if_any(shows.status)]
+    above = [Window(height=1), _if_any(shows.live), _if_any(shows.status)]
     return Layout(FloatContainer(HSplit([*above, typing, search]), [menu]), focused_element=typing)
 
 

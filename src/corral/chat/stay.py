@@ -150,8 +150,11 @@ class Stay:
                 self._face.leaving()
 
     def on_signal(self, number: int) -> None:
-        """INT as Ctrl-C; TERM and HUP leave, and the second of any hurries."""
-        if number == signal.SIGINT or self.left:
+        """INT as Ctrl-C; TERM and HUP leave, and INT or TERM on the way out hurries.
+
+        A terminal that goes away is told in several ways at once, HUP among them: that is no impatience.
+        """
+        if number == signal.SIGINT or (self.left and number != signal.SIGHUP):
             self.interrupt()
         else:
             self.leave(128 + number)

@@ -153,7 +153,7 @@ class Transcript:
                 self._print("text", shown, close=block.close)
 
     def _tool(self, event: ToolEnded) -> RenderableType:
-        title = wording.in_one_line(event.title, 100)
+        title = wording.tool(event.title, 100)
         seconds = self._tool_seconds(event.tool_id)
         if event.status == "completed":
             return Styled.assemble(("✓ ", "green"), title, (f" · {wording.took(seconds)}", "dim"))

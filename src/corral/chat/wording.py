@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from contextlib import suppress
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Group, RenderableType
@@ -21,6 +23,7 @@ _CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)]
 _DIRECTIONS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 _REMOVED = {**_CONTROLS, **_DIRECTIONS}
 
+_SHELL = re.compile(r"(/\S*/)?(ba|z|da)?sh -l?c ")
 _ENDINGS = {"interrupted": "interrupted", "failed": "not completed", "timed_out": "timed out"}
 
 
@@ -33,6 +36,15 @@ def in_one_line(text: str, most: int = TITLE_WIDTH) -> str:
     """The text, harmless, on a line of its own."""
     line = " ".join(harmless(text).split())
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def tool(title: str, most: int = TITLE_WIDTH) -> str:
+    """A tool's title in a line: a command without the shell that codex gives it to."""
+    with suppress(ValueError):  # quotes that nobody closed
+        match shlex.split(title) if _SHELL.match(title) else ():
+            case (_, "-c" | "-lc", command):
+                return in_one_line(command, most)
+    return in_one_line(title, most)
 
 
 def in_columns(text: str, most: int) -> str:

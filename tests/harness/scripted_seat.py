@@ -1,0 +1,110 @@
+"""`corral chat` at a scripted seat: `scripted_seat.py STATE_DIR HEARD SCENE`, for what no engine can be made to say.
+
+SCENE is JSON: `limits`, and the steps of `turns`, one list for each message. A step is an event (as `--json` has them),
+or `{"await": CALL}`, `{"idle": true}`, `{"close": REASON}`, `{"flood": EVENT}`. What the seat hears goes to HEARD.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from corral.backends.base import Answer, Input, Limits, Notice, Text
+from corral.chat import terminal
+from corral.chat.attach import wire
+from corral.service.front import CommandHelp, Front, Reply, Welcome
+
+STATE_DIR, HEARD, SCENE = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+COMMANDS = (
+    CommandHelp("/stop", "", "stop the turn"),
+    CommandHelp("/status", "", "where things stand"),
+    CommandHelp("/model", "[NAME]", "another model"),
+    CommandHelp("/help", "", "this list"),
+)
+
+
+class Scripted:
+    """A corral.service.front.Seat."""
+
+    def __init__(self, front: Front) -> None:
+        self.welcome = Welcome("anna", "codex", Limits(**SCENE.get("limits", {})), COMMANDS)
+        self._front = front
+        self._heard: asyncio.Queue[str] = asyncio.Queue()
+        self._turns = iter(SCENE.get("turns", []))
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, message: Input) -> None:
+        self._hear("send", message.text)
+        task = asyncio.get_running_loop().create_task(self._play(next(self._turns, [{"idle": True}])))
+        self._tasks.add(task)
+
+    def command(self, line: str) -> None:
+        self._hear("command", line)
+        self._front.show(Reply(f"did {line}", line[1:]))
+        self._front.idle()
+
+    def interrupt(self) -> None:
+        self._hear("interrupt")
+
+    def answer(self, approval_id: str, answer: Answer) -> None:
+        answers = {question: list(given) for question, given in answer.answers.items()}
+        self._hear("answer", [approval_id, answer.decision, answers])
+
+    def finish(self) -> None:
+        self._hear("finish")
+        self._front.closed("")
+
+    def leave(self) -> None:
+        self._hear("leave")
+        if not SCENE.get("slow_to_leave"):
+            self._front.closed("")
+
+    def hurry(self) -> None:
+        self._hear("hurry")
+        self._front.closed("")
+
+    def detach(self) -> None:
+        self._hear("detach")
+
+    def _hear(self, call: str, what: Any = None) -> None:
+        with HEARD.open("a") as file:
+            file.write(json.dumps([call, what]) + "\n")
+        self._heard.put_nowait(call)
+
+    async def _play(self, steps: list[dict[str, Any]]) -> None:
+        for step in steps:
+            match step:
+                case {"await": call}:
+                    while await self._heard.get() != call:
+                        pass
+                case {"idle": _}:
+                    self._front.idle()
+                case {"close": reason}:
+                    self._front.closed(reason)
+                case {"break": _}:
+                    self._front.show(Text(None))  # type: ignore[arg-type]
+                case {"flood": delta}:
+                    while True:
+                        self._front.show(Text(delta, "m"))
+                        await self._front.ready()
+                        await asyncio.sleep(0)
+                case _:
+                    self._front.show(wire.event_from(dict(step)))
+                    await self._front.ready()
+                    await asyncio.sleep(SCENE.get("pace", 0))
+
+
+@asynccontextmanager
+async def venue(front: Front) -> AsyncIterator[Scripted]:
+    if notice := SCENE.get("early"):
+        front.show(Notice(notice))
+    seat = Scripted(front)
+    front.idle()
+    yield seat
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(terminal.run(venue, state_dir=STATE_DIR, as_json="--json" in sys.argv)))
