@@ -16,7 +16,8 @@ LINES = st.sampled_from(
     [
         "", " ", "words", "more words  ", "# Title", "====", "---", "***", "- one", "* two", "  - below", "    deep",
         "1. first", "2) second", "10. tenth", "```", "```python", "````", "~~~", "  ```", "| a | b |", "|---|:-:|",
-        "| 1 |", "> quote", "\tx", "-", "- - -", "[a]: http://b", "![i](u)", "<b>html</b>", "\x1b[2J", "\r", "`", "**", "\u2028",
+        "| 1 |", "> quote", "\tx", "-", "- - -", "[a]: http://b", "![i](u)", "<b>html</b>", "\x1b[2J", "\r", "`", "**",
+        "\u2028",
     ]
 )  # fmt: skip
 TEXTS = st.lists(LINES, max_size=30).map("\n".join) | st.text(max_size=200)

@@ -209,7 +209,8 @@ class TestOverPipes:
             assert "there is no command /nonsense" in unknown
             assert "/help" in unknown
             assert "/restart" in help_text
-            assert chat.named("backend_started")[0]["conversation"] in status
+            thread = chat.named("backend_started")[0]["conversation"]
+            assert chat.named("notice")[-1]["data"]["thread"] == thread
             assert "a turn runs for" in status
             assert "codex" in status
             chat.send("/quit")
