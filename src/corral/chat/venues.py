@@ -119,6 +119,30 @@ def first_of(places: Sequence[Path], hello: wire.Hello, otherwise: Venue) -> Ven
     return venue
 
 
+def chosen(config_file: Path | None, hello: wire.Hello, own: Own) -> Venue:
+    """The running service, else the config that was named or found, else `own`: whichever serves this chat.
+
+    Raises ConfigError for a config that was named and cannot be used.
+    """
+    return first_of(sockets(config_file), hello, _configured(config_file, hello) or own.venue())
+
+
+def _configured(config_file: Path | None, hello: wire.Hello) -> Venue | None:
+    found = config_file or find()
+    if found is None:
+        return None
+    try:
+        config = load(found)
+    except ConfigError:
+        if config_file is not None:
+            raise
+        return None
+    people = [person.name for person in config.people]
+    if config_file is None and hello.person not in people and not (hello.person is None and len(people) == 1):
+        return None
+    return Configured(config, hello.person, hello.engine, hello.model, hello.resume).venue()
+
+
 @asynccontextmanager
 async def _attached(path: Path, hello: wire.Hello, front: Front) -> AsyncIterator[Seat]:
     seat = await AttachedSeat.open(path, hello)
@@ -135,7 +159,6 @@ async def _attached(path: Path, hello: wire.Hello, front: Front) -> AsyncIterato
 async def _own_service(own: Own, front: Front) -> AsyncIterator[Seat]:
     name = own.person or own.user or getpass.getuser()
     state_dir = Path(own.state_dir or default_state_dir()).absolute()
-    logs.to_file(state_dir)
     person = Person.model_construct(name=name, os_user=own.user)
     config = Config().model_copy(
         update={"people": (person,), "service": Config().service.model_copy(update={"state_dir": state_dir})}
@@ -151,6 +174,7 @@ async def _hosted(
     config: Config, starter: Starter, subject: Subject, resume: str | None, front: Front
 ) -> AsyncIterator[Seat]:
     """A seat at a service in this process, whose backend starts at once."""
+    logs.to_file(config.service.state_dir)
     with tempfile.TemporaryDirectory(prefix="corral-") as elsewhere:
         store, forgetful = await _open_store(config.service.state_dir, Path(elsewhere))
         service = Service(config, store, starter, patient=False)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from corral.cli.common import StateDir, app, say
+from corral.cli.common import ConfigFile, app, say
 
 
 class Engine(StrEnum):
@@ -41,8 +41,9 @@ What begins with `/` is a command and acts at once, even while a turn runs: `/he
 sends, Alt-Enter begins a new line, Ctrl-C stops the turn. Without a terminal it reads a message a line and ends after
 the last turn.
 
-The agent is the one on your PATH, with your settings and your login; for Codex else the one of `pip install
-openai-codex-cli-bin`.
+Where `corral serve` runs and serves your account, it is held there. Else, or with one of the options that say so, it
+is held in this process: with the engines of the config if there is one, or with the agent on your PATH, your settings
+and your login; for Codex else the one of `pip install openai-codex-cli-bin`.
 
 **Exit status**: 0; 1 if the agent could not be started, if something survived its end, or if a turn failed and there
 is no terminal; 128+N after signal N.
@@ -55,60 +56,84 @@ is no terminal; 128+N after signal N.
 
     corral chat --user daniel
 
+    corral chat --resume last
+
     echo "what is in this folder?" | corral chat --json | jq -c .
 
     corral chat --offline
 """
 )
 def chat(
+    config: ConfigFile = None,
     person: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who speaks, as `corral ps` shows it. Default: the account.")
+        str | None, typer.Option(metavar="NAME", help="Who speaks, by the config's names. Default: the account.")
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="The agent.")] = Engine.CODEX,
+    engine: Annotated[Engine | None, typer.Option(help="The agent. Default: the config's, or codex.")] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The agent's model. Default: the agent's own setting.")
     ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="ID", help="Go on with an earlier conversation: its id, or `last`.")
+    ] = None,
     user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="The account to run as, through `sudo -n`.")
+        str | None, typer.Option("--user", metavar="NAME", help="The account to run as. Held in this process.")
     ] = None,
     approval: Annotated[
-        Approval, typer.Option(help="What the agent does where it needs leave; `ask` without a terminal means no.")
-    ] = Approval.ASK,
-    sandbox: Annotated[Sandbox, typer.Option(help="Codex's sandbox.")] = Sandbox.WORKSPACE_WRITE,
+        Approval | None,
+        typer.Option(
+            help="What the agent does where it needs leave; `ask` (the default) without a terminal means no."
+            " Held in this process."
+        ),
+    ] = None,
+    sandbox: Annotated[
+        Sandbox | None, typer.Option(help="Codex's sandbox. Default: workspace-write. Held in this process.")
+    ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="A scripted model on the loopback: no account, no network.")
+        bool,
+        typer.Option("--offline", help="A scripted model on the loopback: no account, no network. In this process."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One event a line as JSON, for programs.")] = False,
-    state_dir: StateDir = None,
+    state_dir: Annotated[
+        Path | None, typer.Option("--state-dir", metavar="DIR", help="Where state is kept. Held in this process.")
+    ] = None,
 ) -> None:
     """Talk with an agent."""
     from corral.backends.claude import Claude, find_claude
     from corral.backends.codex import Codex, find_codex
     from corral.backends.engine import EngineKind
-    from corral.backends.errors import EngineNotFoundError
     from corral.chat import terminal
-    from corral.chat.venues import Own
+    from corral.chat.attach.wire import Hello
+    from corral.chat.venues import Own, chosen
     from corral.demo import offline as offline_model
     from corral.process import default_state_dir
+    from corral.service.config import ConfigError
 
     def kind(name: str) -> EngineKind:
-        chosen = model if name == engine.value else None
         if name == Engine.CLAUDE.value:
             # What `never` means to codex: it does what it may, and does not ask for more.
             mode = "dontAsk" if approval is Approval.NEVER else None
-            return Claude(find_claude(), model=chosen, permission_mode=mode)
-        return Codex(find_codex(), model=chosen, approval=approval.value, sandbox=sandbox.value)
+            return Claude(find_claude(), model=model, permission_mode=mode)
+        return Codex(
+            find_codex(),
+            model=model,
+            approval=(approval or Approval.ASK).value,
+            sandbox=(sandbox or Sandbox.WORKSPACE_WRITE).value,
+        )
 
-    try:
-        kind(engine.value)
-    except EngineNotFoundError as error:
-        say(str(error))
-        raise typer.Exit(1) from None
-    own = Own(kind, engine.value, user=user, person=person or user or "", state_dir=state_dir)
+    named = engine.value if engine is not None else None
+    own = Own(kind, named or "codex", user=user, person=person or user or "", state_dir=state_dir, resume=resume)
     if offline:
         raise typer.Exit(asyncio.run(offline_model.chat(own, as_json=as_json)))
+    venue = own.venue()
+    try:
+        if not any((user, approval, sandbox, state_dir)):
+            venue = chosen(config, Hello(person=person, resume=resume, engine=named, model=model), own)
+    except ConfigError as error:
+        for fault in error.faults:
+            say(fault)
+        raise typer.Exit(1) from None
     kept = state_dir or Path(default_state_dir())
-    raise typer.Exit(asyncio.run(terminal.run(own.venue(), as_json=as_json, state_dir=kept)))
+    raise typer.Exit(asyncio.run(terminal.run(venue, as_json=as_json, state_dir=kept)))
 
 
 @app.command(
