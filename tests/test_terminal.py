@@ -62,6 +62,13 @@ class Chat(Emulated):
             lambda: f"{self.heard}\n{self.screen}",
         )
 
+    @property
+    def alone(self) -> bool:
+        """Whether it handles Ctrl-C by itself."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1]
+        return bool(int(caught, 16) & 1 << (signal.SIGTERM - 1))
+
 
 class House:
     def __init__(self, service: Service) -> None:
@@ -301,6 +308,13 @@ class TestTyping:
             chat.type("\x1b[A")
             await chat.shows("twice")
 
+    async def test_what_is_typed_before_there_is_a_prompt_is_not_lost(self, house: House) -> None:
+        with house.chat([IDLE], [IDLE]) as chat:
+            chat.type("early\rand")
+            await chat.hears("send", "early")
+            chat.type(" more\r")
+            await chat.hears("send", "and more")
+
     async def test_commands_are_completed(self, house: House) -> None:
         with house.chat() as chat:
             await chat.prompts()
@@ -377,6 +391,30 @@ class TestLeaving:
             assert chat.heard[-1] == ["leave", None]
             assert chat.attributes == chat.before
             assert not chat.spinning
+
+    async def test_a_turn_that_began_before_is_stopped_by_ctrl_c(self, house: House) -> None:
+        with house.chat(before=[text("in the middle of it")]) as chat:
+            await chat.shows("in the middle of it")
+            chat.type("\x03")
+            await chat.hears("interrupt")
+            assert ["leave", None] not in chat.heard
+
+    async def test_ctrl_c_leaves_before_there_is_a_seat(self, house: House) -> None:
+        with house.chat(far=True, early="wait") as chat:
+            await until(lambda: chat.alone, 20, "it handles signals")
+            os.kill(chat.process.pid, signal.SIGINT)
+            assert await chat.exited() == 0
+        assert chat.heard == []
+
+    async def test_a_fault_gives_the_terminal_back(self, house: House) -> None:
+        with house.chat([TURN, {"unwell": True}, text("still here\n\n"), {"await": "leave"}], fault=True) as chat:
+            await chat.prompts()
+            chat.enter("go")
+            await chat.shows("still here")
+            chat.type("\x03\x03")
+            assert await chat.exited() == 1
+            await chat.shows("a fault in the seat's end")
+            assert chat.attributes == chat.before
 
     async def test_a_seat_that_is_taken_away_says_why(self, house: House) -> None:
         with house.chat([TURN, {"close": "the service is stopping"}]) as chat:

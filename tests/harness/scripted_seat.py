@@ -1,7 +1,8 @@
 """`corral chat` at a scripted seat: `scripted_seat.py STATE_DIR HEARD SCENE`, for what no engine can be made to say.
 
 SCENE is JSON: `limits`, and the steps of `turns`, one list for each message. A step is an event (as `--json` has them),
-or `{"await": CALL}`, `{"idle": true}`, `{"close": REASON}`, `{"flood": EVENT}`. What the seat hears goes to HEARD.
+or `{"await": CALL}`, `{"idle": true}`, `{"close": REASON}`, `{"flood": EVENT}`. What the seat
+hears goes to HEARD.
 """
 
 import asyncio
@@ -84,8 +85,8 @@ class Scripted:
                     self._front.idle()
                 case {"close": reason}:
                     self._front.closed(reason)
-                case {"break": _}:
-                    self._front.show(Text(None))  # type: ignore[arg-type]
+                case {"unwell": _}:
+                    vars(self._front)["_activity"].line = None  # whoever draws it stumbles
                 case {"flood": delta}:
                     while True:
                         self._front.show(Text(delta, "m"))
@@ -101,9 +102,16 @@ class Scripted:
 async def venue(front: Front) -> AsyncIterator[Scripted]:
     if notice := SCENE.get("early"):
         front.show(Notice(notice))
+    if SCENE.get("far"):
+        await asyncio.sleep(1000)
     seat = Scripted(front)
-    front.idle()
+    for step in SCENE.get("before", []):
+        front.show(wire.event_from(step))
+    if not SCENE.get("before"):
+        front.idle()
     yield seat
+    if SCENE.get("fault"):
+        raise RuntimeError("a fault in the seat's end")
 
 
 if __name__ == "__main__":

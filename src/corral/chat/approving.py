@@ -18,6 +18,8 @@ WORDS: dict[str, Decision] = {
     "session": "accept_for_session",
 }
 
+MEANINGS = {"y": "yes", "n": "no", "s": "yes, for the whole session", "c": "no, and stop the turn"}
+
 
 class Approver:
     """The open approvals of one conversation; `decide` is told what the person decided."""
@@ -47,7 +49,12 @@ class Approver:
         if question := self.question:
             options = f" ({', '.join(question.options)})" if question.options else ""
             return f"answer, or say /deny: {question.text}{options}"
-        return "answer y, n, s (yes for the whole session) or c (no, and stop the turn)"
+        return f"answer {', '.join(self.keys)}"
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that decide what is asked, each with its meaning; none for questions."""
+        return [f"{key}: {meaning}" for key, meaning in MEANINGS.items() if self.offers(WORDS[key])]
 
     def see(self, event: Shown) -> None:
         """Take notice of what is asked, and of what is not any more. Where nobody can be asked the answer is no."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import structlog
 
 from corral.backends.base import ApprovalRequested, Notice, TurnEnded
 from corral.chat import keys, prompt
@@ -16,6 +19,7 @@ from corral.chat.plain import QUIT
 from corral.chat.screen import Screen
 from corral.chat.stay import FAILED
 from corral.chat.transcript import Transcript
+from corral.chat.wording import in_columns
 from corral.chat.wording import question as worded
 from corral.service.front import CommandHelp, Reply, Seat, Shown
 
@@ -26,18 +30,14 @@ if TYPE_CHECKING:
     from corral.chat.output import Output
     from corral.chat.stay import Stay
 
+log = structlog.get_logger(__name__)
+
 LIVE_LINES = 8
 SURPRISE = 0.4  # seconds after a question in which a key was meant for something else
 KEYS = """\
 Enter sends; Alt-Enter and Ctrl-J begin a new line; Ctrl-R searches what you typed before.
 Ctrl-C stops the turn, for the second time it leaves; Ctrl-D on an empty line leaves, and so does /quit."""
 QUIT_HELP = CommandHelp("/quit", "", "end the agent and leave")
-_KEY_HELP: dict[Decision, str] = {
-    "accept": "y: yes",
-    "decline": "n: no",
-    "accept_for_session": "s: yes, for the whole session",
-    "cancel": "c: no, and stop the turn",
-}
 
 
 class Interactive:
@@ -61,7 +61,7 @@ class Interactive:
         path = history_file(self._state_dir, welcome.person) if self._state_dir is not None else None
         history = history_of(path, lambda why: self.show(Notice(why)))
         self._buffer = prompt.buffer_with(history, [*welcome.commands, QUIT_HELP])
-        shows = prompt.Shows(self._live, self._status, self._prompt, self._secret)
+        shows = prompt.Shows(_careful(self._live), _careful(self._status), _careful(self._prompt), self._secret)
         layout = prompt.build(self._buffer, shows)
         self._screen = Screen(self._output, layout, keys.bindings(self._buffer, self), lambda: self._stay.leave(FAILED))
         for block in self._early:
@@ -196,8 +196,7 @@ class Interactive:
             self._asked = (name, time.monotonic())
 
     def _request(self, approval: ApprovalRequested) -> None:
-        offered = [_KEY_HELP[decision] for decision in _KEY_HELP if decision in approval.decisions]
-        self._transcript.request(approval, "  ".join(offered))
+        self._transcript.request(approval, "  ".join(self._approver.keys))
 
     def _put(self, block: RenderableType) -> None:
         if self._screen is None:
@@ -230,11 +229,26 @@ class Interactive:
         question = self._approver.question
         if question is not None:
             assert self._screen is not None
-            return [("ansiyellow", f"{worded(question)[: self._screen.columns // 2]}"), ("class:prompt", " > ")]
+            asked = in_columns(" ".join(worded(question).split()), self._screen.columns // 2)
+            return [("ansiyellow", asked), ("class:prompt", " > ")]
         if self._approver.current is not None:
-            return [("ansiyellow", "y/n/s/c "), ("class:prompt", prompt.PROMPT)]
+            keys = "/".join(key[0] for key in self._approver.keys)
+            return [("ansiyellow", f"{keys} "), ("class:prompt", prompt.PROMPT)]
         return [("class:prompt", prompt.PROMPT)]
 
     def _secret(self) -> bool:
         question = self._approver.question
         return question is not None and question.secret
+
+
+def _careful(draw: Callable[[], Fragments]) -> Callable[[], Fragments]:
+    """What is drawn, or nothing: a fault in it must not freeze the screen, and with it the way out."""
+
+    def drawn() -> Fragments:
+        try:
+            return draw()
+        except Exception as error:  # noqa: BLE001 - whatever the text of an agent brings about
+            log.warning("a line could not be drawn", error=repr(error))
+            return []
+
+    return drawn

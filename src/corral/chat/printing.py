@@ -24,6 +24,7 @@ from corral.backends.base import (
     to_json,
 )
 from corral.chat import wording
+from corral.chat.approving import MEANINGS, WORDS
 from corral.chat.wording import harmless
 from corral.service.front import Reply, Shown
 
@@ -91,8 +92,8 @@ class TextPrinter:
             case ToolEnded():
                 self._line(self._tool_end(event))
             case ApprovalRequested():
-                offered = ", s for the whole session" if "accept_for_session" in event.decisions else ""
-                self._line(wording.request(event, keys=f"y, n{offered} or c to stop the turn"))
+                keys = [f"{key}: {text}" for key, text in MEANINGS.items() if WORDS[key] in event.decisions]
+                self._line(wording.request(event, keys="  ".join(keys)))
             case TurnEnded():
                 self._turn_end(event)
             case BackendEnded():

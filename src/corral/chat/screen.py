@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import sys
 import termios
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, TextIO, cast
 from prompt_toolkit.application import Application
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input.posix_utils import PosixStdinReader
+from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.input.vt100 import Vt100Input
+from prompt_toolkit.input.vt100_parser import Vt100Parser
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
@@ -23,13 +26,16 @@ from rich.theme import Theme
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindingsBase
+    from prompt_toolkit.key_binding.key_processor import KeyPress
     from prompt_toolkit.layout import Layout
     from rich.console import RenderableType
 
     from corral.chat.output import Output
 
+MOST_AHEAD = 16 * 1024  # keys
 BACKLOG = 4096  # characters not yet taken by the terminal, above which nothing is drawn for its own sake
 EXIT_TIMEOUT = 1.0  # seconds for the last drawing
+LEAST_COLUMNS = 20  # in a narrower window lines are cut
 REDRAW = 0.03  # seconds between two drawings
 STYLE = Style.from_dict({"dim": "fg:ansibrightblack", "thought": "fg:ansibrightblack italic", "prompt": "bold"})
 THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.h2": "bold underline"})
@@ -67,7 +73,7 @@ class Screen:
     @property
     def columns(self) -> int:
         """How wide the terminal is."""
-        return self._size().columns
+        return max(self._size().columns, LEAST_COLUMNS)
 
     @property
     def rows(self) -> int:
@@ -75,7 +81,8 @@ class Screen:
         return self._size().rows
 
     def start(self) -> None:
-        """Draw, and read keys."""
+        """Draw, and read keys: first those of the lines that were typed before."""
+        store_typeahead(self.app.input, _typed_ahead())
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -100,7 +107,7 @@ class Screen:
         """Print above the prompt."""
         self._rendered.seek(0)
         self._rendered.truncate()
-        self._console.width = max(self.columns, 20)
+        self._console.width = self.columns
         self._console.print(block, crop=False)
         if not self._above:
             # What one read of the engine brings is printed at once.
@@ -162,6 +169,19 @@ def _input() -> Vt100Input:
     made = Vt100Input(sys.stdin)
     made.stdin_reader = _Reader(0, encoding="utf-8")
     return made
+
+
+def _typed_ahead() -> list[KeyPress]:
+    """The lines that wait, as keys. The terminal has made Enter a new line of each, which now is another key."""
+    keys: list[KeyPress] = []
+    parser = Vt100Parser(keys.append)
+    with suppress(OSError):
+        while select.select([0], [], [], 0)[0] and len(keys) < MOST_AHEAD:
+            line = os.read(0, 4096)
+            if not line:
+                break
+            parser.feed(line.decode(errors="replace").replace("\n", "\r"))
+    return keys
 
 
 def trimmed(text: str) -> str:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
-from corral.backends.base import BackendEnded, Input, TurnEnded, TurnStarted
+from corral.backends.base import (
+    ApprovalRequested,
+    BackendEnded,
+    Input,
+    Reasoning,
+    Text,
+    ToolOutput,
+    ToolStarted,
+    TurnEnded,
+    TurnStarted,
+)
 from corral.service.front import Front, Seat, Shown
+
+if TYPE_CHECKING:
+    from corral.chat.venues import Venue
 
 FAILED = 1
 LEAVE_TIMEOUT = 60.0  # seconds from leaving to the seat's last word; a ladder is shorter
 
-Venue: TypeAlias = Callable[[Front], AbstractAsyncContextManager[Seat]]
-"""Gives a front end its seat, for as long as the context lasts."""
+# A turn that somebody else began, or that began before this front end came, has no TurnStarted here.
+WORK = (TurnStarted, Text, Reasoning, ToolStarted, ToolOutput, ApprovalRequested)
 
 
 class Face(Front, Protocol):
@@ -97,7 +109,7 @@ class Stay:
 
     def note(self, event: Shown) -> None:
         """Take notice of what counts for the exit status."""
-        if isinstance(event, TurnStarted):
+        if isinstance(event, WORK):
             self.busy = True
         elif isinstance(event, TurnEnded):
             self._failures += event.status in ("failed", "timed_out")
