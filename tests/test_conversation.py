@@ -318,7 +318,7 @@ async def test_an_idle_backend_is_ended_and_the_next_message_goes_on(scene: Open
 
 async def test_work_left_in_the_background_keeps_a_backend_from_being_ended_for_idleness(scene: Opens) -> None:
     async with scene() as one:
-        await one.until(lambda: one.backends, "the backend runs")
+        await one.until(lambda: one.conversation.backend and not one.conversation.busy, "the backend runs")
         one.backends[0].left = [Process(4321, comm="vite")]
         later = time.monotonic() + 10_000
         assert await one.conversation.recycle(later) == ""

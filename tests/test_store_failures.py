@@ -136,9 +136,13 @@ async def test_a_full_disk_is_an_error_until_there_is_room(small_disk: Path) -> 
     ballast = small_disk / "ballast"
     with pytest.raises(OSError, match="No space"):
         ballast.write_bytes(b"x" * 2**20)
-    with pytest.raises(StoreError, match=r"(?s)corral\.db: .*make room") as failure:
+
+    async def many() -> None:
         for _ in range(1000):
             await spoken(store)
+
+    with pytest.raises(StoreError, match=r"(?s)corral\.db: .*make room") as failure:
+        await many()
     assert "disk" in str(failure.value)
     assert await store.conversation(kept) is not None, "what is there can be read"
     ballast.unlink()

@@ -174,8 +174,7 @@ async def _hosted(
     config: Config, starter: Starter, subject: Subject, resume: str | None, front: Front
 ) -> AsyncIterator[Seat]:
     """A seat at a service in this process, whose backend starts at once."""
-    logs.to_file(config.service.state_dir)
-    with tempfile.TemporaryDirectory(prefix="corral-") as elsewhere:
+    with logs.in_file(config.service.state_dir), tempfile.TemporaryDirectory(prefix="corral-") as elsewhere:
         store, forgetful = await _open_store(config.service.state_dir, Path(elsewhere))
         service = Service(config, store, starter, patient=False)
         try:

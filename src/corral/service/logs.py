@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -51,8 +53,21 @@ def set_up(file: IO[str] | None = None, *, as_json: bool | None = None, level: i
     )
 
 
-def to_file(folder: Path) -> None:
-    """For a program whose streams are its person's: send warnings and errors to a file in the folder, if it can be."""
+@contextmanager
+def in_file(folder: Path) -> Iterator[None]:
+    """For a program whose streams are its person's: warnings and errors go to a file in the folder, if it can be."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    with _opened(folder) as file:
+        set_up(file, as_json=True, level=logging.WARNING)
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+
+
+def _opened(folder: Path) -> IO[str]:
     path = folder / FILE
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,7 +77,7 @@ def to_file(folder: Path) -> None:
         descriptor = os.open(path, flags, 0o600)
     except OSError:  # the person is told by the store that nothing can be kept there
         descriptor = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    set_up(os.fdopen(descriptor, "w", encoding="utf-8", buffering=1), as_json=True, level=logging.WARNING)
+    return os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
 
 
 def _without_none(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
