@@ -140,8 +140,8 @@ def _conversation(one: History) -> RenderableType:
     from rich.text import Text
 
     row = one.conversation
-    about = "  ".join(part for part in (row.person, row.engine, row.model, row.workspace) if part)
-    lines = [Text.assemble((row.id, "bold"), f"  {_shown(about)}  ", (_shown(row.title), "bold"))]
+    about = [_shown(part) for part in (row.person, row.engine, row.model, row.workspace) if part]
+    lines = [Text.assemble((row.id, "bold"), "  ", "  ".join(about), "  ", (_shown(row.title), "bold"))]
     if len(one.turns) > _TURNS:
         lines.append(Text(f"  … {len(one.turns) - _TURNS} earlier turns", style="dim"))
     return Group(*lines, *(_turn(turn) for turn in one.turns[-_TURNS:]))
