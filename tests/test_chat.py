@@ -177,6 +177,31 @@ class TestOverPipes:
             assert await chat.exited() == 0
         assert len(chat.named("turn_ended")) == 1
 
+    async def test_a_file_of_many_messages_is_as_many_turns(self, house: House) -> None:
+        async with house.model() as env:
+            chat = house.chat(env)
+            for number in range(15):
+                chat.send(f"<{number}>")
+            chat.close_input()
+            assert await chat.exited() == 0
+        assert [end["status"] for end in chat.named("turn_ended")] == ["completed"] * 15
+        assert [part.split(">")[0] for part in chat.text.split("<")[1:]] == [str(number) for number in range(15)]
+
+    async def test_what_was_read_ahead_is_dropped_by_stop(self, house: House) -> None:
+        async with house.model(Turn(Say("hm"), Pause(60))) as env:
+            chat = house.chat(env)
+            chat.send("first")
+            await chat.count("text", 1)
+            for number in range(4):
+                chat.send(f"<{number}>")
+            chat.send("/stop")
+            await chat.count("backend_ended", 1)
+            chat.close_input()
+            assert await chat.exited() == 0
+        dropped = {event["message"] for event in chat.named("notice") if event["message"].startswith("not sent")}
+        assert dropped == {f"not sent: <{number}>" for number in range(4)}
+        assert len(chat.named("turn_ended")) == 1
+
     async def test_new_begins_another_conversation_and_restart_keeps_it(self, house: House) -> None:
         async with house.model(Turn(Say("one")), Turn(Say("two"))) as env:
             chat = house.chat(env)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pwd
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.harness.daemon import serving, write_config
 from tests.harness.screens import COLUMNS, Emulated, on_screen
 from tests.harness.service import Service
+from tests.harness.stage import Account
 from tests.harness.waiting import until
 
 TURN = {"event": "turn_started", "turn_id": "1"}
@@ -456,6 +460,39 @@ async def until_stalled(chat: Chat) -> None:
         return len(seen) > STILL and len(set(seen[-STILL:])) == 1 and seen[-1] > 0
 
     await until(full, 20, "it waits for the terminal")
+
+
+@pytest.mark.slow
+class TestAtAService:
+    """The seat behind a socket looks the same."""
+
+    async def test_a_turn_an_answer_a_stop_and_the_service_going(self, service: Service, tmp_path: Path) -> None:
+        me = pwd.getpwuid(os.geteuid())
+        account = Account(me.pw_name, me.pw_uid, me.pw_gid, Path(me.pw_dir))
+        config = write_config(tmp_path)
+        argv = [sys.executable, "-m", "corral", "chat", "--config", str(config)]
+        home = {"HOME": str(tmp_path)}
+        with serving(tmp_path, config) as daemon, on_screen(service, argv, home, account=account) as chat:
+            await chat.prompts()
+            chat.enter("ask")
+            await chat.shows("leave is asked for")
+            await until_keys_count()
+            chat.type("y")
+            await chat.shows("✓ allowed")
+            await chat.prompts()
+            chat.enter("work")
+            await chat.until(lambda: chat.spinning, "the turn runs")
+            await chat.until(lambda: "next limit" in chat.spinning, "it began")
+            chat.type("\x03")
+            await chat.shows("the turn was interrupted")
+            await chat.prompts()
+            chat.enter("/status")
+            await chat.shows("agent up for")
+            daemon.signal(signal.SIGTERM)
+            assert await chat.exited() == 1
+            assert "the service is stopping" in chat.screen
+            assert chat.attributes == chat.before
+            assert daemon.wait() == 0
 
 
 class TestDumb:

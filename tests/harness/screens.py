@@ -15,6 +15,7 @@ import pyte
 
 from corral.chat.activity import FRAMES
 from tests.harness.service import Service
+from tests.harness.stage import Account
 from tests.harness.waiting import until
 
 TIMEOUT = 40.0  # seconds
@@ -119,7 +120,11 @@ class Emulated:
 
 @contextmanager
 def on_screen(
-    service: Service, argv: Sequence[str], env: dict[str, str] | None = None, kind: Callable[..., E] = Emulated
+    service: Service,
+    argv: Sequence[str],
+    env: dict[str, str] | None = None,
+    kind: Callable[..., E] = Emulated,
+    account: Account | None = None,
 ) -> Iterator[E]:
     """Start a program with a new pseudo-terminal as its controlling terminal."""
     master, slave = os.openpty()
@@ -130,6 +135,7 @@ def on_screen(
         # Not the leader of a group yet, setsid makes itself one without a fork: the pid is the program's.
         process = service.start(
             ["setsid", "-c", *argv],
+            account=account,
             env={"TERM": "xterm-256color", **(env or {})},
             stdin=slave,
             stdout=slave,

@@ -140,6 +140,10 @@ class Interactive:
     def leave(self) -> None:
         self._stay.leave(0)
 
+    def suspend(self) -> None:
+        if self._screen is not None:
+            self._screen.suspend()
+
     def can_decide(self, decision: Decision) -> bool:
         return self._approver.offers(decision) and time.monotonic() - self._asked[1] > SURPRISE
 

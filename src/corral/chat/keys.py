@@ -29,6 +29,9 @@ class Handler(Protocol):
     def leave(self) -> None:
         """Ctrl-D on an empty line."""
 
+    def suspend(self) -> None:
+        """Ctrl-Z."""
+
     def can_decide(self, decision: Decision) -> bool:
         """Whether a key may decide so, now."""
 
@@ -60,8 +63,8 @@ def bindings(buffer: Buffer, handler: Handler) -> KeyBindings:
         handler.leave()
 
     @keys.add("c-z")
-    def _suspend(event: KeyPressEvent) -> None:
-        event.app.suspend_to_background()
+    def _suspend(_: KeyPressEvent) -> None:
+        handler.suspend()
 
     for letter, decision in DECISION_KEYS.items():
         for key in (letter, letter.upper()):

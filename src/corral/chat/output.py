@@ -30,6 +30,7 @@ class Output(io.TextIOBase):
         self._held: list[str] | None = None
         self._room = asyncio.Event()
         self._room.set()
+        self._empty = asyncio.Event()
         # A daemon, because a write that hangs would otherwise hang the exit. It writes to the descriptor itself: a
         # buffered file's lock, held at the exit, is fatal to the interpreter.
         self._thread = threading.Thread(target=self._write_on, name="corral-output", daemon=True)
@@ -87,6 +88,18 @@ class Output(io.TextIOBase):
         if self._patient:
             await self._room.wait()
 
+    async def drained(self, timeout: float) -> bool:
+        """Wait until all is written; False if that took longer than `timeout` seconds."""
+        self.release()
+        self._empty.clear()
+        self._queue.put("")  # behind all that waits
+        try:
+            async with asyncio.timeout(timeout):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def lose_patience(self) -> None:
         """From now on `ready` does not wait: it is time to leave."""
         self._patient = False
@@ -108,6 +121,8 @@ class Output(io.TextIOBase):
                 roomy = self._broken or self._waiting <= MOST_WAITING
             if roomy and not self._room.is_set():
                 self._tell(self._room.set)
+            if not text:
+                self._tell(self._empty.set)
 
     def _write_out(self, data: bytes) -> None:
         try:

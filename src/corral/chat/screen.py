@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
 import sys
 import termios
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from contextlib import suppress
 from io import StringIO
 from typing import TYPE_CHECKING, TextIO, cast
 
-from prompt_toolkit.application import Application
+from prompt_toolkit.application import Application, in_terminal
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.typeahead import store_typeahead
@@ -102,6 +103,15 @@ class Screen:
                 termios.tcsetattr(0, termios.TCSANOW, self._attributes)
         if self._task is not None and self._task.done() and not self._task.cancelled():
             self._task.result()
+
+    def suspend(self) -> None:
+        """Stop this process, and what the shell has started with it, until the shell continues it."""
+        self.app.create_background_task(self._suspend())
+
+    async def _suspend(self) -> None:
+        async with in_terminal():
+            await self._output.drained(EXIT_TIMEOUT)
+            os.kill(0, signal.SIGTSTP)
 
     def put(self, block: RenderableType) -> None:
         """Print above the prompt."""
