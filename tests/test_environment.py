@@ -249,7 +249,7 @@ class TestRealChild:
 class TestAcrossSudo:
     """What the person's process sees, of all that lies in sudo's own environment."""
 
-    TMP = "/run/corral/tmp/person"
+    TMP = "/var/lib/corral-tmp/person"
 
     def start(self, driver: Driver, person: Account, argv: list[str], **more: Any) -> Mapping[str, str]:
         env = {**SERVICE, "API_KEY": SECRET, "TMPDIR": self.TMP, "DYLD_X": "x"}

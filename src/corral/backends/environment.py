@@ -19,7 +19,9 @@ from corral.backends.secret_files import read_secret
 from corral.process import default_state_dir
 from corral.process.table import account_name, is_this_account
 
-ACCOUNT_TMP = "/run/corral/tmp"
+# Not below /run, which is memory, and not below a folder of the service's account, as /run/corral is: there
+# systemd-tmpfiles makes nothing for others ("unsafe path transition").
+ACCOUNT_TMP = "/var/lib/corral-tmp"
 """Where accounts have folders for temporary files: `ACCOUNT_TMP/NAME`, NAME's own and of mode 0700, made by root."""
 
 SECRET_PREFIXES = ("CORRAL_", "TELEGRAM_")
