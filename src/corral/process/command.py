@@ -93,7 +93,7 @@ def release_streams() -> None:
 
 def _start_through_sudo(command: Command, account: pwd.struct_passwd, program: str, ignored: Collection[int]) -> int:
     directory = _directory_for_sudo(command.cwd, account)
-    here = command.here if _barred(command.here, account) is None else "/"
+    here = command.here if barred(command.here, account) is None else "/"
     line = sudo.command_line(
         program,
         account.pw_name,
@@ -195,8 +195,8 @@ def _directory_for_sudo(cwd: str | None, account: pwd.struct_passwd) -> str | No
         return cwd  # This account cannot even look; sudo can.
     if not is_folder:
         raise StartError("cwd", f"{cwd} is not a folder: make it, or choose another")
-    if (barred := _barred(cwd, account)) is not None:
-        text = f"{account.pw_name} may not enter {barred}: give it the right to, or choose another folder than {cwd}"
+    if (closed := barred(cwd, account)) is not None:
+        text = f"{account.pw_name} may not enter {closed}: give it the right to, or choose another folder than {cwd}"
         raise StartError("cwd", text)
     return None if os.access(cwd, os.X_OK) else cwd
 
@@ -205,7 +205,7 @@ def _enterable(folder: str) -> str:
     return folder if os.access(folder, os.X_OK) else "/"
 
 
-def _barred(cwd: str, account: pwd.struct_passwd) -> str | None:
+def barred(cwd: str, account: pwd.struct_passwd) -> str | None:
     """The first folder on the way that the account surely may not enter, as far as this account can tell."""
     if account.pw_uid == 0:
         return None
@@ -262,7 +262,7 @@ def _why_refused(command: Command, account: pwd.struct_passwd, program: str, ran
         user,
         _full_path(name, command.env.get("PATH", os.defpath)),
         environment=bool(command.preserve),
-        directory=command.cwd is not None,
+        directory=command.cwd is not None and not os.access(command.cwd, os.X_OK),
     )
     if listed.status == 0:
         return None if ran else _known_but_not_run(command, user, advice)
