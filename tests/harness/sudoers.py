@@ -30,19 +30,27 @@ class Rules:
         return "\n".join(lines) + "\n"
 
 
+ROOT = "Defaults env_reset\nDefaults use_pty\nroot ALL=(ALL:ALL) NOPASSWD: ALL\n"  # without it no test could go on
+
+
 def write(rules: Rules, file: Path) -> None:
-    """Check the rules with visudo, then write them into the file that lies over /etc/sudoers.
+    """Check the rules with visudo, then write them into the file that lies over /etc/sudoers."""
+    write_text(rules.text(), file)
+
+
+def write_text(text: str, file: Path) -> None:
+    """The same with the text of a whole file.
 
     The same inode is written again, since a bind mount holds on to the inode.
     """
     draft = file.with_suffix(".draft")
-    draft.write_text(rules.text())
+    draft.write_text(text)
     draft.chmod(0o440)
     checked = subprocess.run(
         ["visudo", "-c", "-f", str(draft)], capture_output=True, text=True, check=False, timeout=10
     )
     draft.unlink()
     if checked.returncode != 0:
-        raise AssertionError(f"visudo refuses the rules of the test:\n{rules.text()}{checked.stdout}{checked.stderr}")
-    file.write_text(rules.text())
+        raise AssertionError(f"visudo refuses the rules of the test:\n{text}{checked.stdout}{checked.stderr}")
+    file.write_text(text)
     file.chmod(0o440)

@@ -1,6 +1,6 @@
 """The command line: it wires the rooms together and holds no logic."""
 
-from corral.cli import jobs, records, service, setup, talk
+from corral.cli import jobs, operator, records, service, setup, talk
 from corral.cli.common import app
 
-__all__ = ["app", "jobs", "records", "service", "setup", "talk"]
+__all__ = ["app", "jobs", "operator", "records", "service", "setup", "talk"]
