@@ -1,0 +1,1 @@
+"""The checks of the doctor: plain functions, a file for each kind of thing that is looked at."""

@@ -1,0 +1,186 @@
+"""The engines, each started once for each person: the rule, the program, its version, its login, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corral.install.attempt import SECONDS, Attempt, attempt
+from corral.install.checks.rights import mend
+from corral.install.finding import Finding, Findings, error, ok, skip, warn
+from corral.install.programs import commands
+from corral.install.subjects import Subjects
+from corral.install.sudoers import kept_variables
+from corral.process import sudo as calls
+from corral.process.report import SURVIVORS
+from corral.process.table import account_name
+
+if TYPE_CHECKING:
+    from corral.install.programs import Program
+    from corral.service.config import Person
+
+Version = tuple[int, ...]
+
+OLDEST: dict[str, Version] = {"codex": (0, 125), "claude": (2, 1)}
+"""Older ones were not tried, or speak another protocol."""
+CLAUDE_SAYS_LOGIN_SINCE = (2, 1, 41)
+"""An older claude takes `auth status` for a message, and asks its model."""
+
+
+def engine(subjects: Subjects, person: Person, name: str) -> Findings:
+    """Start it as the service would, and ask it for its version and its login."""
+    label = f"{person.name}: {name}"
+    program = subjects.program(person, name)
+    needed = subjects.config.engine_of(person) == name
+    if program is None:
+        yield _missing(label, subjects, person, name, needed=needed)
+        return
+    tried = attempt(subjects.config, person, program, ["--version"])
+    if fault := _fault(tried, program):
+        rule = "add to sudoers" in fault
+        by_hand = f"{_through(subjects, person)}{shlex.join(program.command)} --version"
+        todo = "`corral sudoers` writes all rules that are needed" if rule else f"see more of it: {by_hand}"
+        say = error if needed else warn
+        yield say(label, fault, todo, *(mend(subjects) if rule else ()))
+        return
+    version = _version(tried.words)
+    shown = ".".join(map(str, version)) or "an unknown version"
+    if version and version < OLDEST[name]:
+        least = ".".join(map(str, OLDEST[name]))
+        yield warn(label, f"{shown} at {program.path} is older than {least}, the oldest that is known", "update it")
+    else:
+        proof = tried.report.verdict if tried.report is not None else ""
+        yield ok(label, f"{shown} at {program.path}; started and ended as {_account(person)}: {proof}")
+    yield from _replaceable(label, program, _account(person))
+    if subjects.crosses(person) and subjects.sudo is not None:
+        yield from _dropped(f"{label} variables", subjects, subjects.sudo, person, program)
+    yield _login(f"{label} login", subjects, person, program, version)
+
+
+def _missing(label: str, subjects: Subjects, person: Person, name: str, *, needed: bool) -> Finding:
+    command = commands(subjects.config)[name][0]
+    where = f"on sudo's path, {subjects.sudo_path}" if subjects.crosses(person) else "on this account's PATH"
+    where = "there" if "/" in command else where
+    if not needed:
+        return skip(label, f"{command} is not {where}; it is not the engine that {person.name} begins with")
+    return error(
+        label,
+        f"{command} is not {where}",
+        f"install it for all accounts, or set command below [engines.{name}] to its full path",
+    )
+
+
+def _fault(tried: Attempt, program: Program) -> str:
+    """Why it cannot be used; empty if it can."""
+    if tried.refusal:
+        return tried.refusal
+    if tried.report is not None and tried.report.verdict == SURVIVORS:
+        return "what it started could not be ended: " + "; ".join(one.reason for one in tried.report.survivors)
+    if tried.status is None:
+        return f"{program.path} --version gave no answer in time, and was ended"
+    if tried.status != 0:
+        return f"{program.path} --version ended with status {tried.status}: {_telling(tried.words) or 'without a word'}"
+    return ""
+
+
+def _login(label: str, subjects: Subjects, person: Person, program: Program, version: Version) -> Finding:
+    through = _through(subjects, person)
+    if program.engine == "claude":
+        if version < CLAUDE_SAYS_LOGIN_SINCE:
+            return skip(label, "unknown: a claude older than 2.1.41 does not say without asking its model")
+        tried = attempt(subjects.config, person, program, ["auth", "status"])
+        return _login_of_claude(label, tried, f"{through}{program.path} auth login")
+    tried = attempt(subjects.config, person, program, ["login", "status"])
+    # Of a key codex shows the first and last letters: no more than the kind is repeated.
+    if tried.status == 0:
+        kind = next((kind for kind in ("ChatGPT", "API key") if kind in tried.words), "a way that is not known here")
+        return ok(label, f"logged in, by {kind}")
+    if tried.status is not None and "Not logged in" in tried.words:
+        return warn(
+            label,
+            "not logged in; with a model provider of their own in codex's config.toml that may be meant",
+            f"{through}{program.path} login",
+        )
+    return skip(label, f"unknown: codex does not say ({_fault(tried, program) or _telling(tried.words)})")
+
+
+def _login_of_claude(label: str, tried: Attempt, command: str) -> Finding:
+    try:
+        said = json.loads(tried.out)
+        logged_in, method = bool(said["loggedIn"]), str(said.get("authMethod", ""))
+    except (ValueError, KeyError, TypeError):
+        return skip(label, f"unknown: claude does not say ({tried.refusal or _telling(tried.words) or 'no words'})")
+    if logged_in:
+        return ok(label, f"logged in, by {method or 'a way it does not name'}")
+    return warn(label, "not logged in", command)
+
+
+def _replaceable(label: str, program: Program, account: str) -> Iterator[Finding]:
+    """Whether somebody else could put another program in its place, which would then run as the person."""
+    trusted = {"root", account}
+    for place in (Path(program.path), *Path(program.path).parents):
+        try:
+            about = place.stat()
+        except OSError:
+            return
+        writable = about.st_mode & 0o002 and not (stat.S_ISDIR(about.st_mode) and about.st_mode & stat.S_ISVTX)
+        owner = account_name(about.st_uid)
+        if writable or owner not in trusted:
+            who = "everybody" if writable else owner
+            yield warn(
+                label,
+                f"{place} can be changed by {who}, who could run anything as {account} with it",
+                "install the engine where only root or the account itself may write",
+            )
+            return
+
+
+def _dropped(label: str, subjects: Subjects, sudo: str, person: Person, program: Program) -> Iterator[Finding]:
+    """Whether sudo hands on what the service gives, which it would drop without a word.
+
+    On its command line it refuses exactly what its rules do not keep, and names it. Here all are empty.
+    """
+    names = sorted(kept_variables([person]))
+    given = [f"{name}=" for name in names]
+    argv = [sudo, "-n", "-u", _account(person), *given, "--", *program.command, "--version"]
+    said = calls.run(argv, SECONDS)
+    match = re.search(r"not allowed to set the following environment variables: (.+)", said.message)
+    if match is None:
+        yield ok(label, f"sudo hands on {', '.join(names)}")
+        return
+    dropped = match[1].split(", ")
+    own = {*person.env, *person.secrets, *person.keep_env}.intersection(dropped)
+    say = error if own else warn
+    yield say(
+        label,
+        f"sudo drops {', '.join(dropped)}: agents start without",
+        f"add to sudoers: {calls.keep_line(program.path, names)}",
+        *mend(subjects),
+    )
+
+
+def _account(person: Person) -> str:
+    return person.os_user if person.os_user is not None else account_name(os.getuid())
+
+
+def _version(words: str) -> Version:
+    match = re.search(r"\b(\d+)\.(\d+)\.(\d+)", words)
+    return tuple(map(int, match.groups())) if match else ()
+
+
+def _through(subjects: Subjects, person: Person) -> str:
+    """How a person with the right to does the same by hand, as the account and in its home."""
+    return f"sudo -u {shlex.quote(_account(person))} -H " if subjects.crosses(person) else ""
+
+
+def _telling(words: str) -> str:
+    """The line that says what went wrong, as sudo and node write it; else the last one."""
+    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    telling = (line for line in lines if line.startswith(("sudo: ", "Error: ", "error: ")))
+    return next(telling, lines[-1] if lines else "")

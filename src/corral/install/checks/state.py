@@ -1,0 +1,257 @@
+"""The service's own folder and what is kept there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+from corral.install.finding import Finding, Findings, error, ok, skip, warn
+from corral.install.subjects import Subjects
+from corral.process import LedgerError, live_jobs
+from corral.process.ledger import Rejected, entries
+from corral.process.table import account_name
+from corral.service import lock
+from corral.spans import size
+
+ENOUGH = 1 << 30
+TOO_LITTLE = 32 << 20
+"""Bytes on the disk of the state folder."""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+# SQLite's WAL is shared memory between the processes of one kernel, and flock(2) does not hold on all of these.
+_REMOTE = {"9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "lustre", "ncpfs", "nfs"}
+_REMOTE |= {"nfs4", "ocfs2", "smb3", "smbfs", "virtiofs"}
+
+
+def account(subjects: Subjects) -> Findings:
+    """Whether this is the service's account: sudo's rules and the modes of files are judged for this one."""
+    place = subjects.config.service.state_dir
+    try:
+        owner = account_name(place.stat().st_uid)
+    except OSError:
+        owner = ""
+    if owner and owner != subjects.service:
+        yield error(
+            "account",
+            f"{subjects.service} asks, and {place} belongs to {owner}: what is found does not hold for the service",
+            f"ask as the service's account: sudo -u {owner} corral doctor",
+        )
+    elif os.getuid() == 0:
+        yield warn(
+            "account",
+            "root asks: it may do everything, so that no rule of sudo and no mode of a file is tried",
+            "ask as the account that the service is to run as",
+        )
+    else:
+        yield ok("account", f"{subjects.service} asks, as the service")
+
+
+def folder(subjects: Subjects) -> Findings:
+    """Owner, mode, and whether it can be written."""
+    place, label = subjects.config.service.state_dir, "state folder"
+    try:
+        about = place.stat()
+    except FileNotFoundError:
+        yield _missing_folder(place, subjects.service)
+        return
+    except OSError as problem:
+        yield error(label, f"{place} cannot be looked at: {problem.strerror}", f"`namei -l {place}` shows why")
+        return
+    if not stat.S_ISDIR(about.st_mode):
+        yield error(label, f"{place} is not a folder", "name another with state_dir below [service]")
+        return
+    wrong = False
+    if about.st_uid != os.geteuid():
+        wrong = True
+        owner = account_name(about.st_uid)
+        yield error(
+            label,
+            f"{place} belongs to {owner} and not to {subjects.service}",
+            "it must be the service's",
+            f"sudo chown -R {subjects.service} {place}",
+        )
+    if about.st_mode & 0o077:
+        wrong = True
+        yield error(
+            label,
+            f"{place} has mode {stat.S_IMODE(about.st_mode):04o}: others could read conversations, or write the ledger",
+            "it must be 0700",
+            f"chmod 0700 {place}",
+        )
+    if fault := _cannot_be_written(place):
+        wrong = True
+        yield error(label, f"{place} cannot be written: {fault}", "make room, or mend its owner and mode")
+    if (kind := file_system(place)) in _REMOTE:
+        wrong = True
+        yield warn(
+            label,
+            f"{place} lies on {kind}: the database and the locks of the service need a file system of this machine",
+            "name a folder on a local disk with state_dir below [service]",
+        )
+    if not wrong:
+        yield ok(label, f"{place}, 0700, {kind or 'a file system that was not found out'}")
+
+
+def disk(subjects: Subjects) -> Findings:
+    """Room on the disk of the state folder."""
+    place = _nearest(subjects.config.service.state_dir)
+    free = shutil.disk_usage(place).free
+    inodes = os.statvfs(place)
+    detail = f"{size(free)} free at {place}"
+    if free < TOO_LITTLE or (inodes.f_files and inodes.f_favail < 100):
+        yield error("disk", detail + f", {inodes.f_favail} files", "make room: without a record no agent is started")
+    elif free < ENOUGH:
+        yield warn("disk", detail, "make room soon")
+    else:
+        yield ok("disk", detail)
+
+
+def ledger(subjects: Subjects) -> Findings:
+    """Whether every record can be believed."""
+    place = subjects.config.service.state_dir
+    try:
+        found = entries(str(place))
+    except LedgerError as problem:
+        yield error("ledger", str(problem), "see what it says")
+        return
+    rejected = [one for one in found if isinstance(one, Rejected)]
+    if rejected:
+        yield warn(
+            "ledger",
+            f"{len(rejected)} files are no records: {rejected[0].path}: {rejected[0].reason}",
+            "`corral sweep` says what they may have stood for; then remove them",
+        )
+    else:
+        yield ok("ledger", f"{len(found)} records")
+
+
+def jobs(subjects: Subjects) -> Findings:
+    """Jobs whose supervisor, or whose reaper as well, is dead."""
+    place = subjects.config.service.state_dir
+    try:
+        found = live_jobs(place)
+    except LedgerError:
+        yield skip("jobs", "the ledger cannot be read")
+        return
+    left = [job for job in found if job.state != "running"]
+    if left:
+        processes = sum(len(job.tree) for job in left)
+        names = ", ".join(sorted({job.entry.label or job.entry.command for job in left}))
+        yield warn(
+            "jobs",
+            f"{len(left)} jobs with {processes} processes have lost their supervisor: {names}",
+            "the next start of the service ends them, or now: corral sweep",
+            f"corral sweep --state-dir {place}",
+        )
+    else:
+        yield ok("jobs", f"{len(found)} running, none without its supervisor")
+
+
+def cgroup(subjects: Subjects) -> Findings:
+    """Whether the service that runs was given a cgroup to make others in."""
+    running = _running_service(subjects.config.service.state_dir)
+    if sys.platform != "linux" or running is None:
+        yield skip("cgroup", "no service runs on this state folder that could have been given one")
+        return
+    folder = _cgroup_of(running)
+    if folder is None:
+        yield warn("cgroup", "there is no cgroup v2 on this machine: all proof is that of the subreaper")
+    elif os.access(folder, os.W_OK):
+        yield ok("cgroup", f"{folder} is delegated to the service (pid {running})")
+    else:
+        yield warn(
+            "cgroup",
+            f"{folder}, of the service (pid {running}), is not its own: all proof is that of the subreaper",
+            "Delegate=yes in the unit, as `corral units` writes it",
+        )
+
+
+def socket(subjects: Subjects) -> Findings:
+    """Where people and operators reach the service."""
+    place = subjects.config.socket_path
+    closed = next((one for one in place.parents if one.exists() and not one.stat().st_mode & 0o001), None)
+    if closed is None:
+        yield ok("socket", str(place))
+        return
+    yield warn(
+        "socket",
+        f"{place} is behind {closed}, which others may not enter: people cannot attach with `corral chat`",
+        'under systemd: socket = "/run/corral/corral.sock" below [service]; else in any folder that people may enter',
+    )
+
+
+def file_system(place: Path) -> str:
+    """The kind of file system that a folder lies on; empty where the host does not say."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    real, best, kind = place.resolve(), -1, ""
+    for line in lines:
+        words, _, rest = line.partition(" - ")
+        # The kernel writes spaces and backslashes as octal numbers.
+        point = Path(words.split()[4].encode().decode("unicode_escape").encode("latin-1").decode("utf-8", "replace"))
+        # The last of two mounts on one point is the one that is seen.
+        if real.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), rest.split()[0]
+    return kind
+
+
+def _missing_folder(place: Path, service: str) -> Finding:
+    above = _nearest(place)
+    if os.access(above, os.W_OK | os.X_OK):
+        return ok("state folder", f"{place} is not there yet: the service makes it")
+    return error(
+        "state folder",
+        f"{place} is not there, and {service} may not make it in {above}",
+        "make it, or have systemd do it (StateDirectory=, as `corral units` writes it)",
+        f"sudo install -d -m 0700 -o {service} {place}",
+    )
+
+
+def _running_service(place: Path) -> int | None:
+    """The pid of the service that has locked the state folder, if one has."""
+    pid = None
+    try:
+        with (place / lock.FILE).open() as file:
+            pid = int(file.read(32))
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return pid
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def _cgroup_of(pid: int) -> Path | None:
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    path = next((line[3:] for line in lines if line.startswith("0::")), None)
+    for root in (_CGROUPS, _CGROUPS / "unified"):
+        if path is not None and (root / "cgroup.procs").exists():
+            return root / path.lstrip("/")
+    return None
+
+
+def _nearest(place: Path) -> Path:
+    """The folder itself, or what is there of the way to it."""
+    return next(folder for folder in (place, *place.parents) if folder.exists())
+
+
+def _cannot_be_written(place: Path) -> str:
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as problem:
+        return problem.strerror or str(problem)
+    return ""
