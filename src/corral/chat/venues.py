@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -58,8 +59,11 @@ class Own:
 
 
 def sockets(config_file: Path | None) -> list[Path]:
-    """Where a service may listen here, the likeliest first. Raises ConfigError for a config that was named."""
-    found = []
+    """Where a service may listen here, the likeliest first. Raises ConfigError for a config that was named.
+
+    The variable CORRAL_SOCKET names another one, for people who may not read the config of a service that has it.
+    """
+    found = [Path(named)] if (named := os.environ.get("CORRAL_SOCKET", "")) else []
     try:
         chosen = config_file or find()
         if chosen is not None:

@@ -114,7 +114,8 @@ class Holder:
         backend, self.backend, slot = self.backend, None, self._slot
         if backend is None or slot is None:
             return None
-        left = names(await backend.background())
+        # While a turn runs its commands would be among them.
+        left = names(await backend.background()) if self.shown.is_set() else ""
         self._ending = backend
         try:
             ended = await self._pool.end(backend, slot)
