@@ -1,11 +1,12 @@
 """The store where something is in its way: it says so in a sentence, and what was written stays."""
 
 import asyncio
+import os
 import random
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,26 @@ async def test_another_programs_database_is_refused(folder: Path) -> None:
         await Store.open(folder)
 
 
+def test_a_database_that_another_process_is_just_making_is_no_other_programs(folder: Path) -> None:
+    database.make(folder / "corral.db")
+    with connected(folder) as connection, connected(folder) as other:
+        connection.execute("pragma journal_mode = wal")
+        other.execute("pragma busy_timeout = 0")
+        met = []
+
+        def between(statement: str) -> None:
+            if "sqlite_master" in statement:
+                with suppress(sqlite3.OperationalError):  # it is refused the lock, and would wait for it
+                    schema.migrate(other)
+                met.append(statement)
+
+        connection.set_trace_callback(between)
+        schema.migrate(connection)
+        connection.set_trace_callback(None)
+        assert met
+        assert schema.version_of(connection) == len(schema.LADDER)
+
+
 # Disks.
 
 
@@ -128,6 +149,24 @@ async def test_a_damaged_database_is_an_error_and_not_the_end(folder: Path) -> N
         damaged.write(random.Random(1).randbytes(size - 4096))
     with pytest.raises(StoreError, match="it is damaged: move it out of the way"):
         await Store.open(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("kind", ["hard link", "pipe"])
+async def test_what_is_no_file_of_its_own_is_refused_and_stays_whose_it_was(folder: Path, kind: str) -> None:
+    folder.mkdir()
+    theirs = folder.parent / "theirs"
+    theirs.touch(0o640)
+    os.chown(folder, 5, 5)
+    if kind == "pipe":
+        os.mkfifo(folder / "corral.db")
+    else:
+        os.link(theirs, folder / "corral.db")
+    before = theirs.stat()
+    with pytest.raises(StoreError, match="move it out of the way"):
+        await Store.open(folder)
+    after = theirs.stat()
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
 
 
 @pytest.mark.cross_account

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from functools import partial
@@ -167,15 +168,21 @@ def connect(where: str, *, uri: bool = False) -> sqlite3.Connection:
 
 
 def make(path: Path) -> None:
-    """The file for its owner alone, and its folder if that is missing. Raises OSError."""
+    """The file for its owner alone, and its folder if that is missing. Raises OSError, StoreError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        if os.geteuid() == 0:
-            # Root looks into a service's folder: what it makes there must stay open to the service.
-            folder = path.parent.stat()
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(f"{path} is no file, but a device or a pipe: move it out of the way")
+        folder = path.parent.stat()
+        if os.geteuid() == 0 and (found.st_uid, found.st_gid) != (folder.st_uid, folder.st_gid):
+            # Root looks into a service's folder: what it makes there must stay open to the service. A file with other
+            # names is another's, that the folder's owner has linked to here; root would give it away.
+            if found.st_nlink != 1:
+                raise StoreError(f"{path} is not its folder's owner's, and has other names: move it out of the way")
             os.fchown(descriptor, folder.st_uid, folder.st_gid)
-        if os.fstat(descriptor).st_mode & 0o077:
+        if found.st_mode & 0o077:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)

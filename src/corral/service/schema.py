@@ -140,11 +140,9 @@ def migrate(connection: sqlite3.Connection) -> None:
 
     Raises SchemaError, sqlite3.Error. The connection must be in autocommit mode, and outside of a transaction.
     """
-    if version_of(connection) == len(LADDER):
-        return
+    # Asked with the lock held: of a database that another process is just making, separate questions see two states.
     connection.execute("begin immediate")
     try:
-        # Asked again: another process may have done it while this one waited for its turn.
         for rung in LADDER[version_of(connection) :]:
             for statement in rung:
                 connection.execute(statement)
