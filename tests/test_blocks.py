@@ -4,7 +4,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -66,6 +66,7 @@ def test_what_was_handed_out_and_the_rest_are_all_that_came(given_text: tuple[st
         assert blocks.rest(2, 10) == blocks.rest(1000, 100_000)[-10:] or "\n" in came
 
 
+@settings(deadline=None)  # the first fence of a language loads its lexer
 @given(TEXTS)
 def test_whatever_it_is_it_is_shown_and_commands_nothing(text: str) -> None:
     seen = shown(all_of([text]))
