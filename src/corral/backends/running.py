@@ -109,7 +109,8 @@ class Running:
 
     async def background(self) -> list[Process]:
         # What an engine keeps, its MCP servers and helpers, shares the engine's session; commands have their own.
-        return [process for process in await self._look() if process.sid not in self._own_sessions]
+        seen = [process for process in await self._look() if process.readable and process.living]
+        return [process for process in seen if process.sid not in self._own_sessions]
 
     async def start(self, conversation: str | None = None, *, fork: bool = False) -> BackendStarted:
         if self._begun:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from corral.cli.common import ConfigFile, app, say
 
@@ -34,7 +35,19 @@ class Sandbox(StrEnum):
     DANGER_FULL_ACCESS = "danger-full-access"
 
 
+class _Chat(TyperCommand):
+    """`--resume` alone means the last conversation."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As its parent's."""
+        for place, word in enumerate(args):
+            if word == "--resume" and (place + 1 == len(args) or args[place + 1].startswith("-")):
+                args = [*args[:place], "--resume=last", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
 @app.command(
+    cls=_Chat,
     help="""Talk with Codex or Claude in the terminal; when you leave, nothing that it started is left running.
 
 What begins with `/` is a command and acts at once, even while a turn runs: `/help` lists them, `/quit` leaves. Enter
@@ -56,7 +69,7 @@ is no terminal; 128+N after signal N.
 
     corral chat --user daniel
 
-    corral chat --resume last
+    corral chat --resume
 
     echo "what is in this folder?" | corral chat --json | jq -c .
 
@@ -73,7 +86,7 @@ def chat(
         str | None, typer.Option(metavar="NAME", help="The agent's model. Default: the agent's own setting.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="ID", help="Go on with an earlier conversation: its id, or `last`.")
+        str | None, typer.Option(metavar="ID", help="Go on with an earlier conversation; without ID with the last one.")
     ] = None,
     user: Annotated[
         str | None, typer.Option("--user", metavar="NAME", help="The account to run as. Held in this process.")
