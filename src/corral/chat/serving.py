@@ -6,9 +6,8 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -22,6 +21,7 @@ from corral.service.service import Service, Summary
 from corral.service.starting import Starter, configured_kind
 from corral.service.store import Store, StoreError
 from corral.service.subject import Subject
+from corral.service.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +73,7 @@ class Serving:
         self._socket = SocketServer(self._service, config.socket_path)
         self._ending = asyncio.Event()
         self._signals = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(_log)
 
     async def run(self) -> int:
         """From READY to the last verdict."""
@@ -104,10 +104,10 @@ class Serving:
             log.info("stopping", signal=signal.Signals(number).name)
         if self._signals > 1:
             log.warning("asked again: no more patience", signal=signal.Signals(number).name)
-            self._own(self._service.hurry())
+            self._tasks.own(self._service.hurry())
 
     def _reload(self) -> None:
-        self._own(self._read_again())
+        self._tasks.own(self._read_again())
 
     async def _read_again(self) -> None:
         before = self._service.config
@@ -123,10 +123,10 @@ class Serving:
             log.info("reloaded", people=len(config.people))
         notify("READY=1", f"STATUS=serving {len(self._service.config.people)} people")
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+def _log(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("a task of the service failed", exc_info=error)
 
 
 def _left_something(summary: Summary) -> bool:

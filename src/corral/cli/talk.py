@@ -74,7 +74,7 @@ is no terminal; 128+N after signal N.
     echo "what is in this folder?" | corral chat --json | jq -c .
 
     corral chat --offline
-"""
+""",
 )
 def chat(
     config: ConfigFile = None,

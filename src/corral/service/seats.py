@@ -14,6 +14,7 @@ from corral.service.commands import Answered
 from corral.service.conversation import Conversation
 from corral.service.front import Reply
 from corral.service.subject import Subject
+from corral.service.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.service.front import Front, Welcome
@@ -36,7 +37,7 @@ class LocalSeat:
         """The lasting front end that goes on here after a restart of the service, by its name; or empty."""
         self._front = front
         self._welcome = welcome
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._done)
         self._at_work = 0
         self._over = False
         self._relay = _Relay(self)
@@ -72,12 +73,12 @@ class LocalSeat:
             return
         answered = command.act(self, argument)
         if isinstance(answered, Coroutine):
-            self._own(self._answer(answered))
+            self._tasks.own(self._answer(answered))
         else:
             self._tell(answered)
 
     def interrupt(self) -> None:
-        self._own(self._interrupt())
+        self._tasks.own(self._interrupt())
 
     def answer(self, approval_id: str, answer: Answer) -> None:
         self.conversation.answer(approval_id, answer, self.person)
@@ -89,10 +90,10 @@ class LocalSeat:
     def leave(self) -> None:
         if not self._over:
             self._over = True
-            self._own(self._leave())
+            self._tasks.own(self._leave())
 
     def hurry(self) -> None:
-        self._own(self.service.hurry(self))
+        self._tasks.own(self.service.hurry(self))
 
     def detach(self) -> None:
         self._over = True
@@ -115,7 +116,7 @@ class LocalSeat:
         What is sent after this call belongs to the new one, which starts when the old one's end is over.
         """
         old = self.conversation
-        ending = self._own(self._end_of(old))
+        ending = self._tasks.own(self._end_of(old))
         self._take(self.service.begin(subject, after=ending))
         return _over(ending)
 
@@ -126,7 +127,7 @@ class LocalSeat:
         taken = await self.service.take_up(row)
         if isinstance(taken, str):
             return taken
-        await asyncio.wait([self._own(self._end_of(self.conversation))])
+        await asyncio.wait([self._tasks.own(self._end_of(self.conversation))])
         self._take(taken)
         self.catch_up()
         return f"you are back in {row.id}: {row.title}"
@@ -150,10 +151,7 @@ class LocalSeat:
 
     async def settle(self, timeout: float) -> None:
         """Wait for what it has begun, `timeout` seconds at the most; the rest is cancelled."""
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=timeout)
-        for task in self._tasks:
-            task.cancel()
+        await self._tasks.settle(timeout)
 
     # How.
 
@@ -213,15 +211,8 @@ class LocalSeat:
         else:
             self._front.idle()
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _done(self, error: BaseException | None) -> None:
+        if error is not None:
             log.error("a command failed", person=self.person, exc_info=error)
             self._tell(f"a fault in corral: {error!r}")
         self.maybe_idle()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -24,6 +24,7 @@ from corral.service.seats import LocalSeat
 from corral.service.starting import terms, workspaces
 from corral.service.store import StoreError
 from corral.service.subject import Subject
+from corral.service.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.backends.base import Backend
@@ -42,6 +43,7 @@ ENGINES = ("codex", "claude")
 EARLIER = 20  # conversations that /resume lists
 LAST_RESERVE = 0.25  # of the time for a shutdown: what is left for KILL when patience is over
 PRUNE_EVERY = 86400.0  # seconds
+SETTLE_TIMEOUT = 1.0  # seconds for what is cancelled to be gone
 
 
 class AccessError(Exception):
@@ -73,7 +75,7 @@ class Service:
         self._start_backend = start
         self._patient = patient
         self._closing = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._done)
 
     @property
     def config(self) -> Config:
@@ -84,11 +86,11 @@ class Service:
 
     async def start(self) -> None:
         """End what a dead service left, take in what its reapers wrote, and begin to look after what gets old."""
-        recovering = self._own(self._recover())
+        recovering = self._tasks.own(self._recover())
         if self._patient:
             await asyncio.wait([recovering])
-        self._own(self._recycle())
-        self._own(self._prune())
+        self._tasks.own(self._recycle())
+        self._tasks.own(self._prune())
 
     async def reload(self, config: Config) -> None:
         """Go on with another configuration. Turns that run go on; who is not in it any more is heard no more."""
@@ -106,10 +108,8 @@ class Service:
         """End everything at once, within [service] shutdown as a whole, and say how it went."""
         began, bound = time.monotonic(), self._config.service.shutdown
         self._closing = "the service is stopping"
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=1.0)
+        self._tasks.cancel()
+        await self._tasks.settle(SETTLE_TIMEOUT)
         self.pool.hurry()
         closing = [asyncio.ensure_future(self.end(one, "the service was stopped")) for one in list(self.live)]
         if closing:
@@ -128,7 +128,7 @@ class Service:
         seats = list(self.seats)
         for seat in seats:
             seat.close(self._closing)
-        await asyncio.gather(*(seat.settle(1.0) for seat in seats))
+        await asyncio.gather(*(seat.settle(SETTLE_TIMEOUT) for seat in seats))
         summary.seconds = time.monotonic() - began
         log.info(
             "service stopped",
@@ -209,7 +209,7 @@ class Service:
     def moved(self, seat: LocalSeat) -> None:
         """A seat has gone on with another conversation."""
         if seat.channel:
-            self._own(self._remember_channel(seat))
+            self._tasks.own(self._remember_channel(seat))
 
     # Conversations.
 
@@ -324,7 +324,7 @@ class Service:
 
     def _forget_if_unused(self, conversation: Conversation) -> None:
         if not conversation.audience and conversation.backend is None and not conversation.busy:
-            self._own(self._forget(conversation))
+            self._tasks.own(self._forget(conversation))
 
     async def _forget(self, conversation: Conversation) -> None:
         await self.end(conversation, "nobody is there any more")
@@ -355,15 +355,8 @@ class Service:
             log.error("the store failed", error=str(error))
             return failed
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _done(self, error: BaseException | None) -> None:
+        if error is not None:
             log.error("a task of the service failed", exc_info=error)
 
 
