@@ -152,6 +152,67 @@ class TestConversations:
             back.seat.answer(approval.approval_id, Answer("accept"))
             assert (await back.front.turns(1))[0].status == "completed"
 
+    async def test_two_who_take_up_one_conversation_at_once_get_one_and_the_same(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("where")
+            await anna.front.turns(1)
+            anna.seat.leave()
+            await anna.front.until(lambda: anna.front.closed_with == "", "it is closed")
+            seats = await asyncio.gather(*(host.seat(resume="last") for _ in range(5)))
+            assert len({id(one.seat.conversation) for one in seats}) == 1
+
+    async def test_one_that_is_just_ending_is_taken_up_when_it_has(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("stray")
+            await anna.front.until(lambda: anna.front.text, "it runs")
+            anna.seat.leave()
+            back = await host.seat(resume=anna.seat.conversation.subject.id)
+            assert anna.front.of(BackendEnded), "there is no second backend on one conversation"
+            back.say("where")
+            assert (await back.front.turns(1))[0].status == "completed"
+
+    async def test_what_is_sent_while_another_is_taken_up_is_not_lost_without_a_word(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            for number in (1, 2):
+                anna.say("where")
+                await anna.front.turns(number)
+                anna.do("/new")
+            anna.say("talk")
+            await anna.front.turns(3)
+            anna.do("/resume 2")
+            anna.say("talk")
+            await anna.front.hears("you are back in")
+            await anna.front.until(
+                lambda: len(anna.front.of(TurnEnded)) == 4 or "not sent: talk" in anna.front.told,
+                "it is held, or told of",
+            )
+
+
+class TestFaults:
+    async def test_a_state_folder_that_fails_fails_the_turn_and_not_the_conversation(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            (tmp_path / "state" / "reports").write_text("in the way")
+            anna.say("talk")
+            (end,) = await anna.front.turns(1)
+            assert (end.status, "cannot be written" in end.reason) == ("failed", True)
+            (tmp_path / "state" / "reports").unlink()
+            anna.say("talk")
+            assert (await anna.front.turns(2))[1].status == "completed"
+
+    async def test_a_flood_of_commands_is_cut_off(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            for _ in range(1000):
+                anna.do("/status")
+            await anna.front.hears("not done, 20 commands are at work")
+            await anna.front.until(lambda: len(anna.front.of(Reply)) == 20, "those at work are answered")
+            anna.do("/ps")
+            await anna.front.until(lambda: len(anna.front.of(Reply)) == 21, "and the next is")
+
 
 class TestCommands:
     async def told(self, anna: Place, line: str, words: str) -> str:

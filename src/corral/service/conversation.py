@@ -78,7 +78,9 @@ class Conversation:
         """The open ones, oldest first."""
         self.last_used = time.monotonic()
         self.over = False
-        """Whether it is closed."""
+        """Whether it is closed, or being closed."""
+        self.gone = asyncio.Event()
+        """Set when it is closed, and others may take it up."""
         self._holder = Holder(subject, start, pool, journal, self.audience, terms, after)
         self._journal = journal
         self._terms = terms
@@ -117,6 +119,9 @@ class Conversation:
 
     def send(self, message: Input, front: Front) -> None:
         """Take a message; while a turn runs it waits for its end."""
+        if self.over:
+            front.show(Notice(f"not sent: {message.text}"))
+            return
         most = self._terms(self.subject).queue
         if len(self._waiting) >= most:
             front.show(Notice(f"not taken: {most} messages wait already. Wait for the turn's end, or /stop"))
@@ -187,6 +192,7 @@ class Conversation:
     async def let_go(self) -> None:
         """Let others take it up: it was closed."""
         await self._journal.release(self.subject)
+        self.gone.set()
 
     async def keep_choices(self) -> None:
         """Write down what was chosen for it."""
@@ -288,6 +294,9 @@ class Conversation:
                     await self._holder.open()
         except _FAULTS as error:
             self.audience.closed(str(error))
+        except Exception as error:  # whatever it is, somebody waits for this start
+            log.exception("a start failed", person=self.subject.person)
+            self.audience.closed(f"a fault in corral: {error!r}")
         finally:
             self._eager = False
 
@@ -303,6 +312,9 @@ class Conversation:
                 end = await self._read_turn(backend, message)
         except _FAULTS as error:
             end = TurnEnded("failed", str(error))
+        except Exception as error:  # whatever it is, the turn must end, and the next message be heard
+            log.exception("a turn failed", person=self.subject.person)
+            end = TurnEnded("failed", f"a fault in corral: {error!r}")
         finally:
             if stops != self._stops and end.status in ("failed", "interrupted"):
                 end = TurnEnded("interrupted", STOPPED)

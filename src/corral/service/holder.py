@@ -9,8 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import structlog
+
 from corral.backends.base import Notice
 from corral.backends.errors import ResumeError
+from corral.service.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.backends.base import Backend, BackendEnded
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from corral.service.pool import Pool, Slot
     from corral.service.subject import Subject
     from corral.service.terms import Terms
+
+log = structlog.get_logger(__name__)
 
 READ_TIMEOUT = 5.0  # seconds for the last events of a turn to be shown, once its backend has ended
 OPENING_TIMEOUT = 30.0  # seconds for a backend that was cancelled in its start to be gone; the ladder is shorter
@@ -72,7 +77,7 @@ class Holder:
         self._record = ""
         self._opening: asyncio.Task[tuple[Begun, Slot]] | None = None
         self._ending: Backend | None = None
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._watchers = Tasks(_log)  # each is over when its backend is
 
     def age(self, now: float) -> float:
         """Seconds since the backend started; 0 without one."""
@@ -101,9 +106,7 @@ class Holder:
         self._opened, self.stale = time.monotonic(), ""
         self._record = await self._journal.backend_started(self._subject, self.backend, begun.job_id)
         self._audience.show(self.backend.started)
-        watcher = asyncio.get_running_loop().create_task(self._watch(self.backend))
-        self._watchers.add(watcher)  # it is over when its backend is
-        watcher.add_done_callback(self._watchers.discard)
+        self._watchers.own(self._watch(self.backend))
 
     def cancel_opening(self) -> bool:
         """Stop a start that is under way; whether there was one."""
@@ -158,6 +161,11 @@ class Holder:
 
     def _notice(self, message: str) -> None:
         self._audience.show(Notice(message))
+
+
+def _log(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("the watch over a backend failed", exc_info=error)
 
 
 def names(processes: Sequence[Process]) -> str:

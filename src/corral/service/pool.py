@@ -116,13 +116,13 @@ class Pool:
     async def end(self, backend: Backend, slot: Slot) -> BackendEnded:
         """End a backend, and free its slot when it is gone."""
         slot.ending = True
-        if backend.gone:  # its ending is under way: there is nothing to pace
-            ended = await backend.end()
-        else:
+        try:
+            if backend.gone:  # its ending is under way: there is nothing to pace
+                return await backend.end()
             async with self._ends.place():
-                ended = await backend.end()
-        self._free(slot)
-        return ended
+                return await backend.end()
+        finally:
+            self._free(slot)
 
     async def _take(self, person: str, bounds: Bounds, patience: float) -> Slot:
         deadline = time.monotonic() + patience

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+MOST_AT_WORK = 20  # commands of one front end
+
 
 class LocalSeat:
     """A `corral.service.front.Seat`. It moves from one conversation to another; a front end hears of one at a time."""
@@ -65,6 +67,9 @@ class LocalSeat:
         if line.startswith("//"):
             self.send(Input(line[1:]))
             return
+        if self._at_work >= MOST_AT_WORK:
+            self._tell(f"not done, {MOST_AT_WORK} commands are at work: {line[:80]}")
+            return
         command, name, argument = commands.find(line)
         if command is None:
             self._tell(
@@ -73,6 +78,7 @@ class LocalSeat:
             return
         answered = command.act(self, argument)
         if isinstance(answered, Coroutine):
+            self._at_work += 1
             self._tasks.own(self._answer(answered))
         else:
             self._tell(answered)
@@ -186,7 +192,6 @@ class LocalSeat:
             self._tell("nothing is running")
 
     async def _answer(self, answering: Coroutine[Any, Any, Answered]) -> None:
-        self._at_work += 1
         try:
             self._tell(await answering)
         finally:

@@ -43,6 +43,7 @@ ENGINES = ("codex", "claude")
 EARLIER = 20  # conversations that /resume lists
 LAST_RESERVE = 0.25  # of the time for a shutdown: what is left for KILL when patience is over
 PRUNE_EVERY = 86400.0  # seconds
+ENDING_MARGIN = 10.0  # seconds beyond a ladder, for an ending's report to be shown and written
 SETTLE_TIMEOUT = 1.0  # seconds for what is cancelled to be gone
 
 
@@ -75,6 +76,7 @@ class Service:
         self._start_backend = start
         self._patient = patient
         self._closing = ""
+        self._taking = asyncio.Lock()
         self._tasks = Tasks(self._done)
 
     @property
@@ -228,14 +230,17 @@ class Service:
 
     async def take_up(self, row: ConversationRow) -> Conversation | str:
         """An earlier conversation, living here already or not; or why it cannot be had."""
-        for conversation in self.live:
-            if conversation.subject.id == row.id and not conversation.over:
-                return conversation
-        if not await self._written(self.store.claim(row.id), True):
-            return f"conversation {row.id} is open in another program just now: end it there first"
-        return self.begin(
-            Subject(row.person, row.engine, row.workspace, row.model, row.effort, row.thread, row.id, row.title)
-        )
+        if not await self._is_let_go(row.id):
+            return f"conversation {row.id} is just being ended: try again in a moment"
+        async with self._taking:  # two that ask at once get one and the same
+            for conversation in self.live:
+                if conversation.subject.id == row.id and not conversation.over:
+                    return conversation
+            if not await self._written(self.store.claim(row.id), True):
+                return f"conversation {row.id} is open in another program just now: end it there first"
+            return self.begin(
+                Subject(row.person, row.engine, row.workspace, row.model, row.effort, row.thread, row.id, row.title)
+            )
 
     async def end(self, conversation: Conversation, why: str) -> BackendEnded | None:
         """End a conversation's backend and let go of it."""
@@ -285,6 +290,16 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(LOOKING, backend.tree)
 
     # How.
+
+    async def _is_let_go(self, conversation_id: str) -> bool:
+        """Wait until no backend of the conversation is being ended, as long as that may take; whether it is so."""
+        try:
+            for conversation in [one for one in self.live if one.over and one.subject.id == conversation_id]:
+                async with asyncio.timeout(self.terms(conversation.subject).ladder + ENDING_MARGIN):
+                    await conversation.gone.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _row_for(self, person: str, channel: str, resume: str | None) -> ConversationRow | None:
         if resume == "last":

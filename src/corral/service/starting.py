@@ -51,7 +51,10 @@ class Starter:
         if person is None:
             raise BackendError(f"{subject.person} is not in the configuration any more")
         # Secrets are read from files, which may lie on a slow file system.
-        launch = await asyncio.to_thread(self.launch, config, person, subject)
+        try:
+            launch = await asyncio.to_thread(self.launch, config, person, subject)
+        except OSError as error:
+            raise BackendError(f"{config.service.state_dir} cannot be written: {error.strerror or error}") from error
         backend = Running(self.kinds(config, person, subject), launch, config.timeouts.limits())
         await backend.start(thread)
         return Begun(backend, launch.job_id)

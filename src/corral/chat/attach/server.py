@@ -6,6 +6,8 @@ import asyncio
 import os
 import socket
 import stat
+import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ STALL_TIMEOUT = 30.0  # seconds for which a client may not read before it is let
 FLUSH_TIMEOUT = 2.0  # seconds for the last lines to be read
 MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which its turn waits for it
 MOST_CONNECTIONS = 256
+MOST_OF_ACCOUNT = 32
+REFUSALS_EVERY = 60.0  # seconds between two lines of the log on the same account
 
 
 class SocketError(Exception):
@@ -45,6 +49,8 @@ class SocketServer:
         self._path = path
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._of_account: Counter[int] = Counter()
+        self._told: dict[int, float] = {}
 
     async def start(self) -> None:
         """Begin to listen. A socket file that a dead service left is replaced. Raises SocketError."""
@@ -74,24 +80,35 @@ class SocketServer:
         self._connections.add(task)
         task.add_done_callback(self._over)
 
+    def _tell_of_refusal(self, uid: int) -> None:
+        """Once a minute: a stranger must not fill the log."""
+        now = time.monotonic()
+        if now - self._told.get(uid, -REFUSALS_EVERY) >= REFUSALS_EVERY:
+            self._told[uid] = now
+            log.warning("a connection was refused", uid=uid)
+
     def _over(self, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a connection failed", exc_info=error)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        counted, uid = False, -1
         try:
             uid = peer_uid(writer.get_extra_info("socket"))
             people = may_speak_for(self._service.config, uid)
-            if not people or len(self._connections) > MOST_CONNECTIONS:
-                log.warning("a connection was refused", uid=uid)
+            if not people or self._of_account[uid] >= MOST_OF_ACCOUNT or len(self._connections) > MOST_CONNECTIONS:
+                self._tell_of_refusal(uid)
                 return
+            self._of_account[uid] += 1
+            counted = True
             async with asyncio.timeout(HELLO_TIMEOUT):
                 first = wire.first_decoder.decode(await reader.readline())
             await _Client(self._service, uid, people, reader, writer).serve(first)
         except (TimeoutError, ValueError, OSError) as error:  # msgspec's errors are ValueErrors
             log.warning("a connection was ended", error=str(error))
         finally:
+            self._of_account[uid] -= counted
             writer.close()
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(FLUSH_TIMEOUT):
@@ -177,6 +194,7 @@ class _Client:
 
     async def _take_calls(self, seat: Seat) -> None:
         while not self.gone:
+            await self.ready()  # whoever asks must read what comes of it
             line = await self.reader.readline()
             if not line.endswith(b"\n"):
                 return
