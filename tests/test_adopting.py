@@ -155,7 +155,7 @@ def tree_of(found: dict[str, Any]) -> set[str]:
     return {one["command"] for orphan in found["orphans"] for one in orphan["tree"]}
 
 
-pytestmark = pytest.mark.cross_account
+pytestmark = [pytest.mark.cross_account, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("stubborn", [False, True], ids=["obeys", "ignores_term"])

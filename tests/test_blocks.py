@@ -1,6 +1,6 @@
 """Streaming markdown in blocks: nothing is lost, nothing comes twice, however the text was cut on its way."""
 
-import time
+import sys
 from itertools import pairwise
 
 import pytest
@@ -127,17 +127,26 @@ def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
 
 @pytest.mark.parametrize("unit", ["word ", "x", "line\n", "- item\n", "```\ncode\n", "| a | b |\n", " ", "\n"])
 def test_the_cost_is_proportional(unit: str) -> None:
-    def seconds(count: int) -> float:
-        blocks = Blocks()
-        began = time.process_time()
-        for _ in range(count):
-            blocks.feed(unit)
-            blocks.rest(8, 800)
-        return time.process_time() - began
+    def calls(count: int) -> int:
+        """How many functions are called: what is read again with each piece shows as more than twice for twice."""
+        made = 0
 
-    seconds(5000)
-    least = min(seconds(10_000) for _ in range(3))
-    assert min(seconds(80_000) for _ in range(2)) < 8 * 4 * least + 0.1
+        def count_it(_: object, what: str, __: object) -> None:
+            nonlocal made
+            made += what in ("call", "c_call")
+
+        blocks = Blocks()
+        before = sys.getprofile()
+        sys.setprofile(count_it)
+        try:
+            for _ in range(count):
+                blocks.feed(unit)
+                blocks.rest(8, 800)
+        finally:
+            sys.setprofile(before)
+        return made
+
+    assert calls(8_000) < 1.5 * 4 * calls(2_000)
 
 
 class TestRendering:

@@ -16,6 +16,8 @@ from tests.harness.driving import Driver
 from tests.harness.service import Service
 from tests.harness.stage import Account, Stage
 
+pytestmark = pytest.mark.slow
+
 CODEX = """#!/bin/sh
 case "$*" in
 --version) echo codex-cli 0.130.0 ;;

@@ -16,6 +16,8 @@ from corral.process import live_jobs
 from tests.harness.daemon import serving, start, write_config
 from tests.harness.waiting import until, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def living(pid: int) -> bool:
     try:

@@ -21,6 +21,8 @@ from tests.harness.service import Service
 from tests.harness.stage import Account
 from tests.harness.waiting import until
 
+pytestmark = pytest.mark.slow
+
 TURN = {"event": "turn_started", "turn_id": "1"}
 DONE = {"event": "turn_ended", "status": "completed"}
 IDLE = {"idle": True}
