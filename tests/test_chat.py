@@ -150,7 +150,7 @@ class TestOverPipes:
         await house.until_empty()
 
     async def test_a_message_sent_while_a_turn_runs_is_held_after_it(self, house: House) -> None:
-        async with house.model(Turn(Say("slow"), Pause(1), Say("ly.")), Turn(Say("next"))) as env:
+        async with house.model(Turn(Say("slow"), Pause(4), Say("ly.")), Turn(Say("next"))) as env:
             chat = house.chat(env)
             chat.send("one")
             await chat.count("text", 1)

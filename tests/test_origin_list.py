@@ -193,7 +193,7 @@ async def test_new_and_recycle_and_restart(house: House, goes_on: bool) -> None:
     assert started["resumed"] == goes_on
     house.small.order("send", text="hello")
     assert (await house.small.count("turn_ended", 2))["status"] == "completed"
-    assert (house.small.named("turn_over")[1]["conversation"] == conversation) == goes_on
+    assert ((await house.small.count("turn_over", 2))["conversation"] == conversation) == goes_on
     house.small.order("end")
     await house.small.count("backend_ended", 2)
     await house.nothing_is_left()

@@ -71,8 +71,8 @@ class Daemon:
             await asyncio.wait_for(asyncio.wait([reading]), 5)
 
 
-def write_config(folder: Path, *people: str, more: str = "") -> Path:
-    """A config with scripted codex for these people."""
+def write_config(folder: Path, *people: str, more: str = '[ladder]\ngrace = "500ms"') -> Path:
+    """A config with scripted codex for these people. Without `more`, what ignores TERM is soon killed."""
     (folder / "work").mkdir(parents=True, exist_ok=True)
     command = json.dumps([sys.executable, str(PEER), "codex", "obey"])
     named = "\n".join(f'[[people]]\nname = "{name}"\nworkspace = "{folder}/work"' for name in people or ("anna",))
