@@ -5,13 +5,11 @@
 #   make check   ruff, mypy and the import contract
 #   make bench   measurements
 #   make clean   remove .venv and .cache
-# PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" is handed on to pytest or the demo. Tests run WORKERS
-# at a time: most of them wait for processes; WORKERS=0 runs them one by one in one process.
+# PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" is handed on to pytest or the demo.
 
 SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
-WORKERS ?= 4
 
 .PHONY: help demo test quick check bench format clean
 
@@ -24,11 +22,11 @@ demo:
 
 test:
 	@sh tools/env.sh dev codex
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 quick:
 	@sh tools/env.sh dev
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check:
 	@sh tools/env.sh dev

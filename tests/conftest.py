@@ -14,7 +14,7 @@ from tests.harness import engines, sudoers
 from tests.harness.driving import Driver
 from tests.harness.engines import Engine
 from tests.harness.service import Service
-from tests.harness.stage import WORKER, Account, Stage, raise_stage, why_not
+from tests.harness.stage import Account, Stage, raise_stage
 from tests.harness.trees import Planted, Tree, plant
 from tests.harness.truth import Truth
 
@@ -30,14 +30,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    distributes = getattr(session.config.option, "dist", "no") != "no" and not WORKER
-    if not session.config.option.collectonly and not distributes:
+    if not session.config.option.collectonly:
         session.config.stash[STAGE] = raise_stage()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     stage = config.stash.get(STAGE, None)
-    return f"across accounts: {why_not() or 'yes' if stage is None else stage.lacking or f'yes, on {stage.root}'}"
+    return f"across accounts: {'no' if stage is None else stage.lacking or f'yes, on {stage.root}'}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

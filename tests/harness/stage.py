@@ -1,8 +1,7 @@
 """The stage across accounts: a folder that every account may enter, with Corral, its libraries and the accounts' homes.
 
 Everything is mounted in a private mount namespace of the pytest process. The clone may lie where other accounts cannot
-go, and the machine keeps nothing: the accounts are Debian's own, and their homes are moved onto the stage. Of several
-pytest processes side by side, each has the same names with numbers of its own, so that none finds another's processes.
+go, and the machine keeps nothing: the accounts are Debian's own, and their homes are moved onto the stage.
 """
 
 import os
@@ -19,8 +18,6 @@ from pathlib import Path
 from tests.harness import namespace, sudoers
 
 SERVICE, PERSON, SECOND_PERSON = "games", "news", "uucp"
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-FIRST_UID = 58000  # of the workers' accounts, a hundred for each: below what Debian and systemd give out by themselves
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -34,11 +31,6 @@ class Account:
     home: Path
 
 
-def _number(uid: int) -> int:
-    """Return the number that a system account has here."""
-    return FIRST_UID + 100 * int(WORKER.removeprefix("gw")) + uid if WORKER else uid
-
-
 def why_not() -> str | None:
     """Say what the machine lacks for tests across accounts; None when it lacks nothing."""
     if sys.platform != "linux":
@@ -50,20 +42,10 @@ def why_not() -> str | None:
             return f"tests across accounts need {program} (Debian: apt-get install sudo procps)"
     for name in (SERVICE, PERSON, SECOND_PERSON):
         try:
-            uid = pwd.getpwnam(name).pw_uid
+            pwd.getpwnam(name)
         except KeyError:
             return f"tests across accounts need the system account {name}"
-        if WORKER and _taken(_number(uid)):
-            return f"tests across accounts, several at once, need the user number {_number(uid)} to be nobody's"
     return None
-
-
-def _taken(uid: int) -> bool:
-    try:
-        pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    return True
 
 
 def _open_to_all(path: Path) -> bool:
@@ -188,11 +170,10 @@ def _move_homes(root: Path) -> dict[str, Account]:
         if words[0] in (SERVICE, PERSON, SECOND_PERSON):
             home = root / "home" / words[0]
             home.mkdir(parents=True)
-            account = Account(words[0], _number(int(words[2])), int(words[3]), home)
-            os.chown(home, account.uid, account.gid)
+            os.chown(home, int(words[2]), int(words[3]))
             home.chmod(0o700)
-            accounts[words[0]] = account
-            words[2], words[5] = str(account.uid), str(home)
+            accounts[words[0]] = Account(words[0], int(words[2]), int(words[3]), home)
+            words[5] = str(home)
         lines.append(":".join(words))
     passwd = root / "passwd"
     passwd.write_text("\n".join(lines) + "\n")
