@@ -11,10 +11,14 @@ from typing import IO
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from corral.printable import harmless, in_one_line
 from corral.process import Found, LiveJob, Process, Report, SweepResult
 from corral.process.host import host_table
+from corral.process.ledger import Entry
 from corral.process.table import ProcessTable, account_name
 from corral.spans import size, span
+
+COMMAND_WIDTH = 100  # characters of a command in a tree
 
 _VERDICTS = {
     "proven_empty": ("bold green", "nothing is left, by the kernel's own word (no_children)"),
@@ -37,7 +41,8 @@ def jobs(found: Sequence[LiveJob]) -> RenderableType:
         age = span(time.time() - job.entry.started)
         reaper = f"reaper {job.reaper.pid}" if job.reaper else _without_reaper(job)
         head = Text.assemble(
-            (job.entry.label or job.entry.command, "bold"), f"  {job.entry.id}  {job.state}, {age}, {reaper}"
+            (in_one_line(job.entry.label or job.entry.command), "bold"),
+            f"  {job.entry.id}  {job.state}, {age}, {reaper}",
         )
         blocks.append(Group(head, tree(job.tree)))
     return Group(*blocks)
@@ -61,7 +66,7 @@ def tree(processes: Sequence[Process], table: ProcessTable | None = None) -> Ren
                 (f"{account_name(process.uid):<10}", "cyan"),
                 f"{process.pid:>7} {age:>6} {size(process.rss):>7}  ",
                 (prefix, "dim"),
-                _shortened(command),
+                in_one_line(command, COMMAND_WIDTH),
             )
         )
     return Group(*lines)
@@ -76,9 +81,10 @@ def report(one: Report) -> RenderableType:
         Text(f"  {one.seconds:.3f} s by the {one.ended_by}; {sent or 'no signal was needed'}"),
     ]
     lines += [
-        Text(f"  pid {left.pid} ({left.user}, {left.state}) {left.command}: {left.reason}") for left in one.survivors
+        Text(harmless(f"  pid {left.pid} ({left.user}, {left.state}) {left.command}: {left.reason}"))
+        for left in one.survivors
     ]
-    lines += [Text(f"  note: {note}", style="dim") for note in one.notes]
+    lines += [Text(harmless(f"  note: {note}"), style="dim") for note in one.notes]
     return Group(*lines)
 
 
@@ -86,13 +92,16 @@ def swept(result: SweepResult) -> RenderableType:
     """What a sweep did."""
     blocks: list[RenderableType] = []
     for one in result.swept:
-        blocks += [Text(f"{one.entry.command} of {one.entry.user} ({one.entry.id})", style="bold"), report(one.report)]
+        blocks += [Text(_entry(one.entry), style="bold"), report(one.report)]
     for entry in result.held:
-        what = f"{entry.command} of {entry.user} ({entry.id})"
-        blocks.append(Text(f"{what}: its reaper still holds what would not end", style="red"))
-    blocks += [Text(f"ignored {bad.path}: {bad.reason}", style="yellow") for bad in result.rejected]
+        blocks.append(Text(f"{_entry(entry)}: its reaper still holds what would not end", style="red"))
+    blocks += [Text(harmless(f"ignored {bad.path}: {bad.reason}"), style="yellow") for bad in result.rejected]
     blocks += [
-        Text(f"pid {stray.pid} ({stray.comm}) was started by a job that no record vouches for: look, and end it", "red")
+        Text(
+            f"pid {stray.pid} ({in_one_line(stray.comm)}) was started by a job that no record vouches for:"
+            " look, and end it",
+            "red",
+        )
         for stray in result.strays
     ]
     if not result.swept and not result.held:
@@ -109,7 +118,7 @@ def orphans(found: Found) -> RenderableType:
     for one in found.orphans:
         blocks += [Text(f"nobody owns pid {one.root.pid}:", style="bold"), tree(one.tree)]
     for left in found.left_alone:
-        command = _shortened(table.command(left.process.pid) or left.process.comm, 60)
+        command = in_one_line(table.command(left.process.pid) or left.process.comm, 60)
         blocks.append(Text(f"left alone: pid {left.process.pid} {command}: {left.reason}", style="dim"))
     if found.blind:
         blocks.append(
@@ -134,8 +143,8 @@ def _branches(processes: Sequence[Process]) -> Iterable[tuple[str, Process]]:
         stack += [(indent if is_root else indent + "   ", child, False) for child in reversed(below)]
 
 
-def _shortened(command: str, most: int = 100) -> str:
-    return command if len(command) <= most else command[: most - 1] + "…"
+def _entry(entry: Entry) -> str:
+    return f"{in_one_line(entry.command)} of {entry.user} ({entry.id})"
 
 
 def _uptime() -> float | None:

@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from corral.chat.blocks import Block
-from corral.chat.wording import harmless
+from corral.printable import harmless
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult

@@ -25,10 +25,8 @@ from corral.backends.base import (
 )
 from corral.chat import wording
 from corral.chat.approving import MEANINGS, WORDS
-from corral.chat.wording import harmless
+from corral.printable import harmless, harmless_json, in_one_line
 from corral.service.front import Reply, Shown
-
-__all__ = ["JsonPrinter", "Printer", "TextPrinter", "harmless"]
 
 PROMPT = "> "
 
@@ -57,7 +55,7 @@ class JsonPrinter:
 
     def show(self, event: Shown) -> None:
         data = {"event": event.event, **asdict(event)} if isinstance(event, Reply) else to_json(event)
-        self._out.write(json.dumps(data, ensure_ascii=False) + "\n")
+        self._out.write(harmless_json(json.dumps(data, ensure_ascii=False)) + "\n")
 
     def prompt(self) -> None:
         """Programs need none."""
@@ -88,7 +86,7 @@ class TextPrinter:
                 self._text(event)
             case ToolStarted():
                 self._tools[event.tool_id] = time.monotonic()
-                self._line(Styled.assemble(("▸ ", "cyan"), wording.in_one_line(event.title)))
+                self._line(Styled.assemble(("▸ ", "cyan"), in_one_line(event.title)))
             case ToolEnded():
                 self._line(self._tool_end(event))
             case ApprovalRequested():

@@ -14,13 +14,14 @@ from corral.chat.plain import Plain
 from corral.chat.printing import JsonPrinter, TextPrinter
 from corral.chat.stay import FAILED, Face, Signals, Stay
 from corral.chat.venues import Venue, VenueError
+from corral.printable import harmless
 
 DUMB = ("", "dumb", "unknown")
 
 
 def say(text: str) -> None:
     """A sentence for the person, on standard error."""
-    sys.stderr.write(f"corral: {text}\n")
+    sys.stderr.write(f"corral: {harmless(text)}\n")
 
 
 async def run(venue: Venue, *, as_json: bool = False, state_dir: Path | None = None) -> int:

@@ -25,7 +25,7 @@ from corral.backends.base import (
 from corral.chat import wording
 from corral.chat.blocks import Block, Blocks
 from corral.chat.markdown import TAB, rendered
-from corral.chat.wording import harmless
+from corral.printable import harmless, in_one_line
 from corral.service.front import Reply, Shown
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Transcript:
 
     def _end_thought(self) -> None:
         thought, self._thought = self._thought, ""
-        if line := wording.in_one_line(_last_line(thought)):
+        if line := in_one_line(_last_line(thought)):
             self._print("thought", Styled(f"· {line}", "dim italic"))
 
     def _finish(self) -> None:

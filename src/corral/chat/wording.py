@@ -1,4 +1,4 @@
-"""How events read, whatever shows them: titles, questions, ends; and what an agent prints, made harmless."""
+"""How events read, whatever shows them: titles, questions, ends."""
 
 from __future__ import annotations
 
@@ -11,31 +11,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from corral.backends.base import ApprovalRequested, BackendStarted, Question, ToolEnded, TurnEnded
+from corral.printable import TITLE_WIDTH, harmless, in_one_line
 
 OUTPUT_LINES = 5
 LINE_WIDTH = 160  # characters of a line of a tool's output
-TITLE_WIDTH = 200  # characters
-
-# What an agent prints must not move the cursor, retitle the window or answer for the person: sequences and controls go.
-_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_]?)")
-_CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
-# Overrides of the writing direction make a command read as another one than it is (CVE-2021-42574).
-_DIRECTIONS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
-_REMOVED = {**_CONTROLS, **_DIRECTIONS}
 
 _SHELL = re.compile(r"(/\S*/)?(ba|z|da)?sh -l?c ")
 _ENDINGS = {"interrupted": "interrupted", "failed": "not completed", "timed_out": "timed out"}
-
-
-def harmless(text: str) -> str:
-    """The text without terminal sequences, control characters (newline and tab excepted) and overrides of direction."""
-    return _SEQUENCES.sub("", text).translate(_REMOVED)
-
-
-def in_one_line(text: str, most: int = TITLE_WIDTH) -> str:
-    """The text, harmless, on a line of its own."""
-    line = " ".join(harmless(text).split())
-    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def tool(title: str, most: int = TITLE_WIDTH) -> str:

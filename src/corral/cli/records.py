@@ -208,6 +208,6 @@ def _when(moment: float) -> str:
 
 def _shown(text: str) -> str:
     """What others wrote, on one line, without what would steer the terminal."""
-    from corral.chat.printing import harmless
+    from corral.printable import harmless
 
     return " ".join(harmless(text).split())

@@ -12,6 +12,8 @@ from typing import IO
 
 import structlog
 
+from corral.printable import harmless
+
 FILE = "chat.log"
 MOST_BYTES = 1 << 20  # of the file, which then begins anew
 
@@ -33,7 +35,7 @@ def set_up(file: IO[str] | None = None, *, as_json: bool | None = None, level: i
     last: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        else [_harmless, structlog.dev.ConsoleRenderer(colors=out.isatty())]
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(
@@ -82,3 +84,8 @@ def _opened(folder: Path) -> IO[str]:
 
 def _without_none(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     return {key: value for key, value in event.items() if value is not None}
+
+
+def _harmless(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What whoever connects calls a person, or an agent a process, must not command the operator's terminal."""
+    return {key: harmless(value) if isinstance(value, str) else value for key, value in event.items()}
