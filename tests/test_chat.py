@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.chat.lines import Lines
-from corral.chat.printing import harmless
 from corral.offline import OfflineModel, Pause, Run, Say, Script, Turn
+from corral.printable import harmless
 from tests.conftest import Route
 from tests.harness.chatting import TIMEOUT, Piped, offline_home, on_path
 from tests.harness.screens import Emulated, on_screen
@@ -469,7 +469,7 @@ async def test_lines_come_whole_however_they_are_cut(kind: str, service: Service
         reading = os.open(service.folder / "data", os.O_RDONLY)
     else:
         reading, writing = os.pipe()
-    Lines(reading, got.append, ended.set).start()
+    Lines(reading, got.append, ended.set, lambda: got.append("too long")).start()
     if kind == "pipe":
         for byte in data:
             os.write(writing, bytes([byte]))
@@ -478,3 +478,14 @@ async def test_lines_come_whole_however_they_are_cut(kind: str, service: Service
     await asyncio.wait_for(ended.wait(), 10)
     os.close(reading)
     assert got == ["first", "zweite Zeile ü", "", "last, without an end"]
+
+
+async def test_a_line_that_is_too_long_is_handed_to_nobody_and_costs_little(service: Service) -> None:
+    data = service.folder / "data"
+    data.write_bytes(b"first\n" + b"x" * 30_000_000 + b"\nlast\n" + b"x" * 30_000_000)
+    got: list[str] = []
+    ended = asyncio.Event()
+    with data.open("rb") as file:
+        Lines(file.fileno(), got.append, ended.set, lambda: got.append("too long")).start()
+        await asyncio.wait_for(ended.wait(), 10)
+    assert got == ["first", "too long", "last", "too long"]

@@ -7,20 +7,30 @@ import os
 from collections.abc import Callable
 
 CHUNK = 64 * 1024  # bytes
+MOST_BYTES = 2**20  # of a line; an input without line ends must not fill the memory
 
 
 class Lines:
     """Reads a terminal, a pipe or a file: `on_line` gets each line without its end, `on_end` is called once, last.
 
+    A line of more than MOST_BYTES is handed to nobody; `on_too_long` is called for it.
+
     The descriptor stays in blocking mode: O_NONBLOCK belongs to the open file, which the shell and standard output
     share with this process. It is read only when the loop says that there is something to read.
     """
 
-    def __init__(self, descriptor: int, on_line: Callable[[str], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        on_line: Callable[[str], None],
+        on_end: Callable[[], None],
+        on_too_long: Callable[[], None],
+    ) -> None:
         self._descriptor = descriptor
         self._on_line = on_line
         self._on_end = on_end
-        self._rest = b""
+        self._on_too_long = on_too_long
+        self._rest = bytearray()
         self._started = False
         self._ended = False
         self._loop = asyncio.get_running_loop()
@@ -66,15 +76,30 @@ class Lines:
         if not data:
             self._end()
             return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            if not self._ended:
-                self._on_line(line.decode(errors="replace").rstrip("\r"))
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            self._keep(end)
+            self._hand_on()
+        self._keep(rest)
+
+    def _keep(self, piece: bytes) -> None:
+        if len(self._rest) <= MOST_BYTES:
+            self._rest += piece
+
+    def _hand_on(self) -> None:
+        line = bytes(self._rest)
+        self._rest.clear()
+        if self._ended:
+            return
+        if len(line) > MOST_BYTES:
+            self._on_too_long()
+        else:
+            self._on_line(line.decode(errors="replace").rstrip("\r"))
 
     def _end(self) -> None:
         if self._ended:
             return
-        self.close()
         if self._rest:
-            self._on_line(self._rest.decode(errors="replace"))
+            self._hand_on()
+        self.close()
         self._on_end()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from corral.backends.base import Notice, TurnEnded
 from corral.chat.approving import Approver
-from corral.chat.lines import Lines
+from corral.chat.lines import MOST_BYTES, Lines
+from corral.chat.stay import FAILED
 from corral.service.front import Seat, Shown
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Plain:
         self._output = output
         self._printer = printer
         self._approver = Approver(self._decide, asks=asks)
-        self._lines = Lines(0, self._take, self._ended)
+        self._lines = Lines(0, self._take, self._ended, self._refuse)
         self._held: deque[str] = deque()
         self._ahead = 0
         self._over = self._finished = False
@@ -110,6 +111,10 @@ class Plain:
         else:
             self._prompt_if_idle()
         self._set_echo()
+
+    def _refuse(self) -> None:
+        self.show(Notice(f"not sent: a line of more than {MOST_BYTES >> 20} MB is no message"))
+        self._stay.leave(FAILED)
 
     def _ended(self) -> None:
         self._over = True
