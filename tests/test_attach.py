@@ -7,16 +7,18 @@ import pwd
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
 from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, TurnEnded
 from corral.chat.attach import wire
-from corral.chat.attach.client import AttachedSeat, NoServiceError, RefusedError, end_person
+from corral.chat.attach.client import LET_GO, AttachedSeat, NoServiceError, RefusedError, end_person
 from corral.chat.attach.peers import may_speak_for
-from corral.chat.attach.server import SocketError, SocketServer
+from corral.chat.attach.server import MOST_OF_ACCOUNT, SocketError, SocketServer
 from corral.service.config import Config, Person
 from tests.harness.hosting import Host, Watcher, configured, hosting
 
@@ -182,3 +184,108 @@ async def test_the_welcome_comes_first(tmp_path: Path) -> None:
         first = json.loads(await asyncio.wait_for(reader.readline(), 5))
         assert (first["event"], first["engine"]) == ("welcome", "codex")
         writer.close()
+
+
+async def test_a_flood_of_calls_leaves_everybody_else_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        calls: list[str] = []
+        (seat,) = host.service.seats
+        monkeypatch.setattr(seat, "command", calls.append)
+        flood = 2000
+        for _ in range(flood):
+            anna.seat.command("/help")
+        most = 0
+        async with asyncio.timeout(20):
+            while len(calls) < flood:
+                before = len(calls)
+                await asyncio.sleep(0)
+                most = max(most, len(calls) - before)
+        assert most == 1, "calls that are taken between two turns of the loop"
+
+
+async def test_a_message_that_is_too_long_is_not_taken_and_the_rest_is(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        for size in (wire.MOST_CALL_BYTES, 5 * wire.MOST_CALL_BYTES):
+            anna.seat.send(Input("x" * size))
+        anna.seat.send(Input("talk"))
+        assert (await anna.turns(1))[0].status == "completed"
+        assert anna.told == ["not taken: more than 4 MB are no message"] * 2
+
+
+async def test_a_service_that_lets_go_is_not_said_to_be_gone(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        anna.seat._writer.write(b"garbage\n")
+        await anna.until(lambda: anna.closed_with, "it is closed")
+        assert anna.closed_with == LET_GO
+
+
+async def test_too_many_chats_are_refused_with_the_reason(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, AsyncExitStack() as stack:
+        for _ in range(MOST_OF_ACCOUNT):
+            await stack.enter_async_context(attached(path))
+        with pytest.raises(RefusedError, match="too many chats are open"):
+            await AttachedSeat.open(path, wire.Hello(person="anna"))
+
+
+async def test_a_conversation_that_is_just_being_ended_is_waited_for(tmp_path: Path) -> None:
+    config = configured(tmp_path, ladder={"goodbye": 3.0, "grace": 3.0})
+    async with hosting(config, "stubborn") as host, listening(host) as path, attached(path) as anna:
+        anna.seat.send(Input("work"))
+        await anna.until(lambda: anna.text, "it works")
+        anna.seat.leave()
+        async with attached(path, wire.Hello(person="anna", resume="last")) as back:
+            assert anna.of(BackendEnded), "the one before is over"
+            assert back.seat.welcome.person == "anna"
+
+
+@pytest.mark.cross_account
+async def test_an_account_that_may_not_speak_any_more_loses_its_seat(tmp_path: Path) -> None:
+    with TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o711)
+        mine = Person(name="anna", os_user="games", workspace=str(tmp_path))
+        config = configured(tmp_path, service={"socket": f"{folder}/corral.sock"}).model_copy(
+            update={"people": (mine,)}
+        )
+        async with hosting(config) as host:
+            server = SocketServer(host.service, config.socket_path)
+            await server.start()
+            reader, writer = await connected_as(5, config.socket_path)
+            writer.write(wire.encode(wire.Hello()))
+            await told(reader, "welcome")
+            await host.service.reload(config)
+            server.reloaded()
+            writer.write(wire.encode(wire.Command("/engine")))
+            assert (await told(reader, "notice"))["about"] == "engine", "nothing has changed for it"
+
+            given_away = mine.model_copy(update={"os_user": "uucp"})
+            await host.service.reload(config.model_copy(update={"people": (given_away,)}))
+            server.reloaded()
+            assert (await told(reader, "closed"))["reason"] == "this account does not speak for anna any more"
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert not host.service.seats
+            writer.close()
+            await server.close()
+
+
+async def connected_as(uid: int, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection of which the kernel says that this account made it."""
+    connection = socket.socket(socket.AF_UNIX)
+    before = os.geteuid()
+    os.seteuid(uid)
+    try:
+        connection.connect(str(path))
+    finally:
+        os.seteuid(before)
+    return await asyncio.open_unix_connection(sock=connection)
+
+
+async def told(reader: asyncio.StreamReader, event: str) -> dict[str, Any]:
+    """The next event of this name."""
+    async with asyncio.timeout(10):
+        while line := await reader.readline():
+            data: dict[str, Any] = json.loads(line)
+            if data["event"] == event:
+                return data
+    raise AssertionError(f"the connection ended without {event}")

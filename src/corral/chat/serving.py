@@ -120,6 +120,7 @@ class Serving:
             if (config.service.state_dir, config.socket_path) != (before.service.state_dir, before.socket_path):
                 log.warning("state_dir and socket are read at the start only: restart the service for them")
             await self._service.reload(config)
+            self._socket.reloaded()
             log.info("reloaded", people=len(config.people))
         notify("READY=1", f"STATUS=serving {len(self._service.config.people)} people")
 

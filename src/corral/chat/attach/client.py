@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from corral.service.front import Front, Welcome
 
 CONNECT_TIMEOUT = 5.0  # seconds
+# Seconds for the welcome. A conversation that is just being ended is waited for, and that takes a ladder.
+WELCOME_TIMEOUT = 60.0
 END_TIMEOUT = 120.0  # seconds for all of a person's backends to be ended
+GONE = "the service is gone: what it ran is ended by its reapers"
+LET_GO = "the service has let go of this chat: `corral chat --resume` takes up the conversation again"
 
 
 class NoServiceError(Exception):
@@ -24,13 +28,16 @@ class NoServiceError(Exception):
 
 
 class RefusedError(Exception):
-    """The service said why it does not serve this call."""
+    """The service said why it does not serve this call, or said nothing in time."""
 
 
 class AttachedSeat:
     """A `corral.service.front.Seat` at a running service."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, welcome: Welcome) -> None:
+    def __init__(
+        self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, welcome: Welcome
+    ) -> None:
+        self._path = path
         self._reader = reader
         self._writer = writer
         self._welcome = welcome
@@ -41,10 +48,10 @@ class AttachedSeat:
         """Connect and say hello. Raises NoServiceError, RefusedError."""
         reader, writer = await _connect(path)
         try:
-            first = await _ask(reader, writer, hello)
+            first = await _ask(reader, writer, hello, WELCOME_TIMEOUT)
             if first.get("event") == "closed":
                 raise RefusedError(str(first.get("reason")))
-            return cls(reader, writer, wire.welcome_from(first))
+            return cls(path, reader, writer, wire.welcome_from(first))
         except BaseException:
             writer.close()
             raise
@@ -64,11 +71,12 @@ class AttachedSeat:
                     case _:
                         front.show(wire.event_from(data))
                         await front.ready()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if not self._over:
-                front.closed(f"the connection to the service broke: {error}")
+        except (ValueError, KeyError, TypeError) as error:
+            front.closed(f"the service was not understood: {error}")
+        except OSError:  # it went while something was being sent
+            await self._tell_of_the_end(front)
         else:
-            front.closed("the service is gone: what it ran is ended by its reapers")
+            await self._tell_of_the_end(front)
         finally:
             self._over = True
             self._writer.close()
@@ -100,7 +108,21 @@ class AttachedSeat:
         self._call(wire.Plain("hurry"))
 
     def detach(self) -> None:
+        self._over = True
         self._writer.close()
+
+    async def _tell_of_the_end(self, front: Front) -> None:
+        """The connection ended without a word: of a service that died, or of one that lives and waits no longer."""
+        if self._over:
+            return  # this end did it
+        self._over = True
+        try:
+            _, writer = await _connect(self._path)
+        except NoServiceError:
+            front.closed(GONE)
+        else:
+            writer.close()
+            front.closed(LET_GO)
 
     def _call(self, call: wire.Call) -> None:
         if not self._over and not self._writer.is_closing():
@@ -108,12 +130,17 @@ class AttachedSeat:
 
 
 async def end_person(path: Path, person: str) -> list[dict[str, Any]]:
-    """Have the service end all backends of a person; their `backend_ended` events. Raises NoServiceError."""
+    """Have the service end all backends of a person; their `backend_ended` events.
+
+    Raises NoServiceError, RefusedError.
+    """
     reader, writer = await _connect(path)
     try:
         answer = await _ask(reader, writer, wire.EndPerson(person), END_TIMEOUT)
     finally:
         writer.close()
+    if answer.get("event") == "closed":
+        raise RefusedError(str(answer.get("reason")))
     return list(answer["ended"])
 
 
@@ -126,14 +153,16 @@ async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
 
 
 async def _ask(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: wire.First, timeout: float = CONNECT_TIMEOUT
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: wire.First, timeout: float
 ) -> dict[str, Any]:
     line = b""
-    with suppress(OSError, TimeoutError):
+    try:
         async with asyncio.timeout(timeout):
             writer.write(wire.encode(first))
-            await writer.drain()
-            line = await reader.readline()
+            with suppress(OSError):
+                line = await reader.readline()
+    except TimeoutError:  # an OSError too, but another matter
+        raise RefusedError(f"the service has not answered in {timeout:g} s") from None
     if not line:
         raise NoServiceError("the service does not serve this account")
     answer: dict[str, Any] = msgspec.json.decode(line)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from corral import view
-from corral.chat.attach.client import NoServiceError, end_person
+from corral.chat.attach.client import NoServiceError, RefusedError, end_person
 from corral.chat.venues import sockets
 from corral.process import Report
 from corral.service.config import ConfigError
@@ -28,7 +28,7 @@ async def end(
     for place in places:
         try:
             ended = await end_person(place, person)
-        except NoServiceError as error:
+        except (NoServiceError, RefusedError) as error:
             say(f"{place}: {error}")
             continue
         reports = [Report.from_json(one["report"]) for one in ended]

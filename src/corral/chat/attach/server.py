@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from corral.backends.base import Answer, Input
+from corral.backends.base import Answer, Input, Notice
 from corral.chat.attach import wire
 from corral.chat.attach.peers import may_speak_for, peer_uid
 from corral.service.front import to_json
@@ -23,7 +23,8 @@ from corral.service.service import AccessError
 from corral.service.subject import Subject
 
 if TYPE_CHECKING:
-    from corral.service.front import Seat, Shown, Welcome
+    from corral.service.front import Shown, Welcome
+    from corral.service.seats import LocalSeat
     from corral.service.service import Service
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ FLUSH_TIMEOUT = 2.0  # seconds for the last lines to be read
 MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which its turn waits for it
 MOST_CONNECTIONS = 256
 MOST_OF_ACCOUNT = 32
+TOO_MANY = "too many chats are open at the service: end one, and try again"
 REFUSALS_EVERY = 60.0  # seconds between two lines of the log on the same account
 
 
@@ -49,6 +51,7 @@ class SocketServer:
         self._path = path
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._clients: set[_Client] = set()
         self._of_account: Counter[int] = Counter()
         self._told: dict[int, float] = {}
 
@@ -56,7 +59,7 @@ class SocketServer:
         """Begin to listen. A socket file that a dead service left is replaced. Raises SocketError."""
         try:
             await _make_way(self._path)
-            self._server = await asyncio.start_unix_server(self._connected, self._path, limit=wire.MOST_BYTES)
+            self._server = await asyncio.start_unix_server(self._connected, self._path, limit=wire.MOST_CALL_BYTES)
             self._path.chmod(0o666)
         except OSError as error:
             raise SocketError(
@@ -74,6 +77,11 @@ class SocketServer:
             one.cancel()
         with suppress(OSError):
             self._path.unlink()
+
+    def reloaded(self) -> None:
+        """The configuration has changed: whoever may not speak any more for whom they do is heard no more."""
+        for client in list(self._clients):
+            client.recheck()
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
@@ -97,14 +105,24 @@ class SocketServer:
         try:
             uid = peer_uid(writer.get_extra_info("socket"))
             people = may_speak_for(self._service.config, uid)
-            if not people or self._of_account[uid] >= MOST_OF_ACCOUNT or len(self._connections) > MOST_CONNECTIONS:
+            if not people:
                 self._tell_of_refusal(uid)
+                return
+            if self._of_account[uid] >= MOST_OF_ACCOUNT or len(self._connections) > MOST_CONNECTIONS:
+                self._tell_of_refusal(uid)
+                # With a reason: without one a chat would be held by an agent of its own.
+                writer.write(wire.encode({"event": "closed", "reason": TOO_MANY}))
                 return
             self._of_account[uid] += 1
             counted = True
             async with asyncio.timeout(HELLO_TIMEOUT):
                 first = wire.first_decoder.decode(await reader.readline())
-            await _Client(self._service, uid, people, reader, writer).serve(first)
+            client = _Client(self._service, uid, people, reader, writer)
+            self._clients.add(client)
+            try:
+                await client.serve(first)
+            finally:
+                self._clients.discard(client)
         except (TimeoutError, ValueError, OSError) as error:  # msgspec's errors are ValueErrors
             log.warning("a connection was ended", error=str(error))
         finally:
@@ -125,6 +143,7 @@ class _Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     gone: bool = False
+    seat: LocalSeat | None = None
 
     async def serve(self, first: wire.First) -> None:
         """Answer the first line, then take calls until the client or the service ends it."""
@@ -144,12 +163,14 @@ class _Client:
         try:
             subject = self._subject(person, first)
             seat = await self.service.seat(person, self, resume=first.resume, subject=subject, greet=self._greet)
+            self.seat = seat
         except AccessError:
             return
         except LookupError as error:
             self.closed(str(error.args[0]))
             return
         log.info("attached", person=person, uid=self.uid)
+        self.recheck()  # the configuration may have changed meanwhile
         try:
             await self._take_calls(seat)
         finally:
@@ -157,6 +178,12 @@ class _Client:
                 seat.detach()
             await seat.settle(FLUSH_TIMEOUT)
             log.info("detached", person=person, uid=self.uid)
+
+    def recheck(self) -> None:
+        """Take the seat away from an account that may not speak for this person any more."""
+        seat = self.seat
+        if seat is not None and not seat.over and seat.person not in may_speak_for(self.service.config, self.uid):
+            seat.close(f"this account does not speak for {seat.person} any more")
 
     # What the seat tells (corral.service.front.Front).
 
@@ -192,11 +219,18 @@ class _Client:
         self.writer.transport.set_write_buffer_limits(high=MOST_WAITING)
         self._write(wire.welcome_json(welcome))
 
-    async def _take_calls(self, seat: Seat) -> None:
+    async def _take_calls(self, seat: LocalSeat) -> None:
         while not self.gone:
             await self.ready()  # whoever asks must read what comes of it
-            line = await self.reader.readline()
-            if not line.endswith(b"\n"):
+            # A read may bring thousands of calls, and taking one that is there already waits for nothing: between any
+            # two of them it is everybody else's turn.
+            await asyncio.sleep(0)
+            line = await self._line()
+            if line is None:
+                self.show(Notice(f"not taken: more than {wire.MOST_CALL_BYTES >> 20} MB are no message"))
+                seat.maybe_idle()
+                continue
+            if not line:
                 return
             call = wire.call_decoder.decode(line)
             match call:
@@ -211,11 +245,28 @@ class _Client:
                         raise ValueError(f"there is no call {name!r}")
                     getattr(seat, name)()
 
+    async def _line(self) -> bytes | None:
+        """The next line; None for one that was too long and is dropped, and an empty one at the end."""
+        whole = True
+        while True:
+            try:
+                line = await self.reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError as error:
+                whole = False
+                await self.reader.readexactly(error.consumed)
+            except asyncio.IncompleteReadError:
+                return b""
+            else:
+                return line if whole else None
+
     async def _end_person(self, person: str) -> None:
         if person not in self.people:
             log.warning("a connection was refused", uid=self.uid, person=person)
             return
-        ended = await self.service.end_person(person)
+        try:
+            ended = await self.service.end_person(person)
+        except AccessError:  # taken out of the configuration meanwhile
+            return
         self._write({"event": "done", "ended": [to_json(one) for one in ended]})
 
     def _write(self, message: object) -> None:

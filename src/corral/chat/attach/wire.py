@@ -16,7 +16,8 @@ from corral.backends.base import Event, Limits, Step
 from corral.process import Report
 from corral.service.front import CommandHelp, Reply, Shown, Welcome
 
-MOST_BYTES = 16 * 2**20  # of a line
+MOST_BYTES = 16 * 2**20  # of a line of the service's
+MOST_CALL_BYTES = 4 * 2**20  # of a line of a client's
 VERSION = 1
 
 
