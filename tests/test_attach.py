@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, TurnEnded
+from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, Text, TurnEnded
 from corral.chat.attach import wire
 from corral.chat.attach.client import LET_GO, AttachedSeat, NoServiceError, RefusedError, end_person
 from corral.chat.attach.peers import may_speak_for
@@ -212,6 +212,17 @@ async def test_a_message_that_is_too_long_is_not_taken_and_the_rest_is(tmp_path:
         anna.seat.send(Input("talk"))
         assert (await anna.turns(1))[0].status == "completed"
         assert anna.told == ["not taken: more than 4 MB are no message"] * 2
+
+
+async def test_a_piece_of_text_of_any_length_arrives_whole(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        said = "".join(f"\x01{number}ü" for number in range(4_000_000))
+        (conversation,) = host.service.live
+        conversation.audience.show(Text(said, "m"))
+        anna.seat.command("/engine")
+        await anna.hears("engine: codex")
+        assert anna.text == said
+        assert {event.message_id for event in anna.of(Text)} == {"m"}
 
 
 async def test_a_service_that_lets_go_is_not_said_to_be_gone(tmp_path: Path) -> None:

@@ -188,7 +188,8 @@ class _Client:
     # What the seat tells (corral.service.front.Front).
 
     def show(self, event: Shown) -> None:
-        self._write(to_json(event))
+        for line in wire.event_lines(event):
+            self._write_line(line)
 
     async def ready(self) -> None:
         """Wait until the client has read most of it. One that does not read is let go of: its turn goes on."""
@@ -270,8 +271,11 @@ class _Client:
         self._write({"event": "done", "ended": [to_json(one) for one in ended]})
 
     def _write(self, message: object) -> None:
+        self._write_line(wire.encode(message))
+
+    def _write_line(self, line: bytes) -> None:
         if not self.writer.is_closing():
-            self.writer.write(wire.encode(message))
+            self.writer.write(line)
 
 
 async def _make_way(path: Path) -> None:

@@ -7,6 +7,7 @@ service events: those of `corral chat --json`, and `idle` and `closed`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -14,9 +15,10 @@ import msgspec
 from corral.backends import base
 from corral.backends.base import Event, Limits, Step
 from corral.process import Report
-from corral.service.front import CommandHelp, Reply, Shown, Welcome
+from corral.service.front import CommandHelp, Reply, Shown, Welcome, to_json
 
 MOST_BYTES = 16 * 2**20  # of a line of the service's
+MOST_TEXT = 2**20  # characters of a piece of text; JSON makes six bytes of some
 MOST_CALL_BYTES = 4 * 2**20  # of a line of a client's
 VERSION = 1
 
@@ -94,6 +96,18 @@ _EVENTS: dict[str, type[Event]] = {
 def encode(message: object) -> bytes:
     """An object as a line."""
     return msgspec.json.encode(message) + b"\n"
+
+
+def event_lines(event: Shown) -> Iterator[bytes]:
+    """An event as lines that a client can read. What was said while it read nothing is one piece, however long that is:
+    of such a piece several are made."""
+    data = to_json(event)
+    delta = data.get("delta", "")
+    if len(delta) <= MOST_TEXT:
+        yield encode(data)
+        return
+    for start in range(0, len(delta), MOST_TEXT):
+        yield encode({**data, "delta": delta[start : start + MOST_TEXT]})
 
 
 def welcome_json(welcome: Welcome) -> dict[str, Any]:
