@@ -7,7 +7,7 @@ import pwd
 import socket
 import stat
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,7 @@ from corral.chat.attach.peers import may_speak_for
 from corral.chat.attach.server import MOST_OF_ACCOUNT, SocketError, SocketServer
 from corral.service.config import Config, Person
 from tests.harness.hosting import Host, Watcher, configured, hosting
+from tests.harness.waiting import until
 
 
 class Attached(Watcher):
@@ -225,6 +226,24 @@ async def test_a_piece_of_text_of_any_length_arrives_whole(tmp_path: Path) -> No
         assert {event.message_id for event in anna.of(Text)} == {"m"}
 
 
+@pytest.mark.parametrize("how", ["dismissed", "garbage"])
+async def test_a_client_that_does_not_read_keeps_no_connection_when_it_is_over(how: str, tmp_path: Path) -> None:
+    unread = 8_000_000
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(wire.encode(wire.Hello(person="anna")) + wire.encode(wire.Command("/engine")))
+        await told(reader, "notice")
+        (seat,) = host.service.seats
+        seat.conversation.audience.show(Text("x" * unread, "m"))
+        if how == "garbage":
+            writer.write(b"garbage\n")
+        else:
+            seat.close("that was all")
+        await until(lambda: not served(), 10, "the service has let go of it", lambda: str(served()))
+        assert len(await asyncio.wait_for(read_out(reader), 10)) < unread, "what nobody read is not kept"
+        writer.close()
+
+
 async def test_a_service_that_lets_go_is_not_said_to_be_gone(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
         anna.seat._writer.write(b"garbage\n")
@@ -300,3 +319,17 @@ async def told(reader: asyncio.StreamReader, event: str) -> dict[str, Any]:
             if data["event"] == event:
                 return data
     raise AssertionError(f"the connection ended without {event}")
+
+
+async def read_out(reader: asyncio.StreamReader) -> bytes:
+    """All that still comes."""
+    data = b""
+    with suppress(ConnectionError):
+        while piece := await reader.read(2**20):
+            data += piece
+    return data
+
+
+def served() -> list[asyncio.Task[Any]]:
+    """What the server does for its connections now."""
+    return [one for one in asyncio.all_tasks() if "SocketServer._serve" in repr(one.get_coro())]

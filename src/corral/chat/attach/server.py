@@ -128,9 +128,11 @@ class SocketServer:
         finally:
             self._of_account[uid] -= counted
             writer.close()
-            with suppress(OSError, TimeoutError):
+            try:
                 async with asyncio.timeout(FLUSH_TIMEOUT):
                     await writer.wait_closed()
+            except OSError:  # a TimeoutError too: a client that does not read would keep the descriptor, uncounted
+                writer.transport.abort()
 
 
 @dataclass(eq=False)
@@ -206,6 +208,8 @@ class _Client:
         self.gone = True
         self._write({"event": "closed", "reason": reason})
         self.writer.close()
+        # Until it has read that, the client's end is not seen, and `_take_calls` waits for it.
+        asyncio.get_running_loop().call_later(FLUSH_TIMEOUT, self.writer.transport.abort)
 
     # How.
 
