@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from corral.process import ledger, prctl
+from corral.process import ledger, prctl, sudo
 from corral.process.ending import Ending, Ladder
 from corral.process.errors import LedgerError
 from corral.process.host import host_table
@@ -23,6 +23,8 @@ from corral.process.report import Report
 from corral.process.signals import Signaller
 from corral.process.table import Identity, account_uid
 from corral.process.trackers import Adopted, Portable, Tracker
+
+CALL_PAUSE = 0.005  # seconds
 
 _jobs = 0
 _was_subreaper = False
@@ -54,6 +56,7 @@ class Inheritance(NamedTuple):
     state_dir: str
     job_id: str
     command_pid: int
+    reaper_pid: int
     seeds: set[Identity]
     mark: int
     user: str
@@ -122,10 +125,12 @@ class _Inherited:
             tracker = Adopted(seeds, known.mark, self._on_exit, person=person)
         else:
             tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0, person=person)
+        self._table = table
         self._ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=known.mark, notes=notes)
 
     def end(self) -> Report:
         report = self._ending.run(self._known.ladder, cause="reaper_died", ended_by="supervisor")
+        self._wait_for_calls()
         self._report = self._written(report)
         return self._report
 
@@ -143,6 +148,22 @@ class _Inherited:
 
     def _written(self, report: Report) -> Report:
         return report if self._known.report_file is None else report.written(self._known.report_file)
+
+    def _wait_for_calls(self) -> None:
+        """Wait until the calls of sudo that the reaper had under way are over.
+
+        They are not the tree's: the reaper led their session. But after the report they must not signal anybody.
+        """
+        deadline = time.monotonic() + sudo.CALL_TIMEOUT
+        while time.monotonic() < deadline:
+            calls = [process for process in self._table.scan() if process.sid == self._known.reaper_pid]
+            for process in calls:
+                if process.ppid == os.getpid():
+                    with suppress(ChildProcessError):
+                        os.waitpid(process.pid, os.WNOHANG)
+            if not any(process.living for process in calls):
+                return
+            time.sleep(CALL_PAUSE)
 
     def _on_exit(self, pid: int, status: int) -> None:
         if pid == self._known.command_pid:

@@ -392,6 +392,7 @@ class Job:
             state_dir=self._state_dir,
             job_id=self.id,
             command_pid=self.pid,
+            reaper_pid=self.reaper_pid,
             seeds=seeds,
             mark=self._mark,
             user=self.user,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -108,7 +109,9 @@ async def ps(at: LocalSeat, _: str) -> Answered:
 
 async def usage(at: LocalSeat, argument: str) -> Answered:
     """Tokens and cost."""
-    days = int(argument) if argument.isdecimal() and 0 < int(argument) < 10_000 else 30
+    if argument and not re.fullmatch("[1-9][0-9]{0,3}", argument):
+        return f"/usage counts the last days, 1 to 9999 of them, and not {argument[:20]!r}"
+    days = int(argument or 30)
     rows = await at.service.usage(at.person, time.time() - days * 86400)
     return telling.usage(rows, days)
 
@@ -193,7 +196,7 @@ def resume(at: LocalSeat, argument: str) -> Coroutine[Any, Any, Answered]:
 
 async def _resume(at: LocalSeat, argument: str) -> Answered:
     rows = await at.service.earlier(at.person)
-    number = int(argument) if argument.isdecimal() else 0
+    number = int(argument) if re.fullmatch("[0-9]{1,9}", argument) else 0
     found = (
         [row for row in rows if row.id == argument] or rows[number - 1 : number]
         if number
