@@ -215,6 +215,7 @@ async def test_a_message_that_is_too_long_is_not_taken_and_the_rest_is(tmp_path:
         assert anna.told == ["not taken: more than 4 MB are no message"] * 2
 
 
+@pytest.mark.slow
 async def test_a_piece_of_text_of_any_length_arrives_whole(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
         said = "".join(f"\x01{number}ü" for number in range(4_000_000))
@@ -227,6 +228,7 @@ async def test_a_piece_of_text_of_any_length_arrives_whole(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("how", ["dismissed", "garbage"])
+@pytest.mark.slow
 async def test_a_client_that_does_not_read_keeps_no_connection_when_it_is_over(how: str, tmp_path: Path) -> None:
     unread = 8_000_000
     async with hosting(configured(tmp_path)) as host, listening(host) as path:
@@ -259,6 +261,7 @@ async def test_too_many_chats_are_refused_with_the_reason(tmp_path: Path) -> Non
             await AttachedSeat.open(path, wire.Hello(person="anna"))
 
 
+@pytest.mark.slow
 async def test_a_conversation_that_is_just_being_ended_is_waited_for(tmp_path: Path) -> None:
     config = configured(tmp_path, ladder={"goodbye": 3.0, "grace": 3.0})
     async with hosting(config, "stubborn") as host, listening(host) as path, attached(path) as anna:

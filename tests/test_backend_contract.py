@@ -104,6 +104,7 @@ async def test_the_answer_that_cancels_stops_the_turn(scene: Scene) -> None:
         assert not backend.gone
 
 
+@pytest.mark.slow
 async def test_an_open_approval_is_no_silence_and_its_closing_starts_the_clock_anew(scene: Scene) -> None:
     async with scene("ask", Limits(silence=0.3)) as backend:
         events = backend.send(Input("go"))
@@ -203,6 +204,7 @@ async def test_a_reader_who_leaves_has_the_turn_interrupted_and_the_next_turn_wo
         ("long_tool", Limits(silence=0.1, tool=0.5), "0.5 s, a tool's limit, in 'a long one'"),
     ],
 )
+@pytest.mark.slow
 async def test_a_turn_that_takes_too_long_is_stopped_and_its_end_names_the_timer(
     scene: Scene, name: str, limits: Limits, words: str
 ) -> None:
@@ -213,6 +215,7 @@ async def test_a_turn_that_takes_too_long_is_stopped_and_its_end_names_the_timer
         assert not backend.gone, "the backend stays"
 
 
+@pytest.mark.slow
 async def test_a_message_that_is_never_taken_up_is_a_silence_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running_module, "INTERRUPT_TIMEOUT", 0.3)
     async with scene("untaken", Limits(silence=0.3)) as backend:
@@ -240,6 +243,7 @@ async def test_a_line_over_the_bound_fails_the_turn_and_the_stream_goes_on(scene
     ("name", "how"),
     [("exits", "ended with status 0"), ("dies", "ended with status -9"), ("closes", "ended its output")],
 )
+@pytest.mark.slow
 async def test_a_death_in_the_middle_of_a_turn_fails_it_and_ends_the_backend(scene: Scene, name: str, how: str) -> None:
     async with scene(name) as backend:
         events = await collect(backend, "go")
@@ -262,6 +266,7 @@ async def test_an_engine_that_is_none_says_why_and_leaves_nothing(scene: Scene) 
             pass
 
 
+@pytest.mark.slow
 async def test_a_handshake_that_stops_half_way_is_given_up(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running_module, "OPEN_TIMEOUT", 0.5)
     with pytest.raises(BackendError, match=r"was not ready in 0\.5 s"):
@@ -337,6 +342,7 @@ async def test_ending_in_the_middle_of_a_turn_ends_the_turn_first_and_is_shared(
         assert any("python" in comm for comm in ended_by["end_of_input"]), "it ended by itself"
 
 
+@pytest.mark.slow
 async def test_one_that_obeys_nothing_is_ended_by_signals_and_the_report_says_so(scene: Scene) -> None:
     async with scene("stubborn", goodbye=0.3, grace=0.2) as backend:
         events = backend.send(Input("go"))
@@ -389,6 +395,7 @@ async def test_a_tool_that_ended_twice_began_once(scene: Scene) -> None:
         assert len(of(ToolStarted, events)) == len(of(ToolEnded, events)) == 1
 
 
+@pytest.mark.slow
 async def test_an_interrupt_whose_caller_is_cancelled_is_carried_out(scene: Scene) -> None:
     async with scene("stray") as backend:
 

@@ -29,7 +29,7 @@ EVENTS = {
 LONG = Run("setsid sleep 3000 </dev/null >/dev/null 2>&1 & sleep 3001", wait=30)
 OPEN = ("--sandbox", "danger-full-access", "--approval", "never")
 
-pytestmark = pytest.mark.codex
+pytestmark = [pytest.mark.codex, pytest.mark.slow]
 
 
 @dataclass
@@ -270,7 +270,6 @@ class TestOverPipes:
         assert chat.text == "hmtwo"
 
 
-@pytest.mark.slow
 class TestItsOwnEnd:
     """However the chat ends, the tree does."""
 

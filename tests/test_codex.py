@@ -199,6 +199,7 @@ WAYS = (
 )
 
 
+@pytest.mark.slow
 class TestRealCodexUnderSudo:
     """The acceptance of the report: afterwards no process of that account named codex or node is alive."""
 

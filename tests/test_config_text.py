@@ -101,6 +101,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
     st.dictionaries(st.sampled_from(["A", "B", "_c"]), TEXTS),
     st.dictionaries(st.from_regex(NAME, fullmatch=True), st.just("/x\u00e9")),
 )
+@pytest.mark.slow
 def test_what_is_written_is_read_whatever_it_holds(env: dict[str, str], workspaces: dict[str, str]) -> None:
     config = Config(people=(Person(name="ada", env=env, workspaces=workspaces),))
     assert Config.model_validate(tomllib.loads(commented(config))) == config

@@ -49,6 +49,7 @@ class TestHiddenProcesses:
 
     HIDDEN = "mount -t proc -o hidepid=2 proc /proc"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("tree", ["depth_3", "ignores_term", "stopped", "closed_daemon", "respawner"])
     @pytest.mark.parametrize("grace", [0.0, 0.3])
     def test_a_tree_across_sudo_is_ended_level_by_level(

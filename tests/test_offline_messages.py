@@ -315,6 +315,7 @@ async def claude(command: list[str], model: OfflineModel, home: Path, *arguments
 
 
 @pytest.mark.claude
+@pytest.mark.slow
 class TestWithTheRealClaude:
     async def test_it_holds_a_conversation_with_thinking_text_and_a_command(
         self, claude_command: list[str], tmp_path: Path

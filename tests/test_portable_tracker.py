@@ -68,14 +68,14 @@ every_way = pytest.mark.parametrize("way", ENDED_BY, ids=lambda way: way.__name_
 
 
 def cases(trees: Sequence[Tree]) -> list[Any]:
-    """Return the trees in every way, under both accounts. Across sudo only `ask` is for everyday."""
+    """Return the trees in every way, under both accounts. Under the own account, `ask` is for everyday."""
     found = []
     for tree in trees:
         for account in ("own_account",) if tree.across else ("own_account", "across_sudo"):
             for way in ENDED_BY:
                 across = account == "across_sudo"
                 marks = [pytest.mark.cross_account] if across or tree.across else []
-                marks += [] if tree.quick and (way is ask or not across) else [pytest.mark.slow]
+                marks += [] if tree.quick and way is ask and not across else [pytest.mark.slow]
                 found.append(pytest.param(tree, across, way, id=f"{tree.name}-{account}-{way.__name__}", marks=marks))
     return found
 
@@ -156,6 +156,7 @@ def shown_by_ps(driver: Driver) -> set[int]:
 
 
 @every_way
+@pytest.mark.slow
 def test_a_daemon_that_was_seen_once_is_ended_although_nothing_leads_to_it_any_more(
     way: Way, account: Route, driver: Driver, planted: Plant
 ) -> None:

@@ -170,6 +170,7 @@ class TestContract:
     def test_nobody_is_hidden_whom_the_table_says_it_shows(self, table: ProcessTable) -> None:
         assert table.hides_others() is (table.read(1) is None)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["depth_3", "ignores_term", "stopped", "respawner", "dead_main_thread"])
     def test_a_tree_is_ended_over_it(self, name: str, table: ProcessTable, service: Service, planted: Plant) -> None:
         plan = planted(TREES[name])
@@ -207,6 +208,7 @@ AT_REST = (
 )
 
 
+@pytest.mark.slow
 class TestAgainstProcfs:
     """What psutil says on Linux is what /proc says."""
 

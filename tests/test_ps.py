@@ -60,6 +60,7 @@ def assert_is_the_tree(tree: list[dict[str, Any]], seen: list[truth.Seen]) -> No
 
 
 @pytest.mark.parametrize("tracker", ["auto", "subreaper-scan", "portable"])
+@pytest.mark.slow
 def test_a_running_job_is_listed_with_its_whole_tree(
     tracker: str, account: Route, driver: Driver, planted: Plant
 ) -> None:
@@ -117,6 +118,7 @@ def test_jobs_are_listed_oldest_first_even_those_of_one_second(service: Service)
     assert [job["id"] for job in jobs(service)] == ids
 
 
+@pytest.mark.slow
 def test_a_job_whose_supervisor_is_dead_is_ending(account: Route, driver: Driver, planted: Plant) -> None:
     seen = running(driver, planted, account)
     freeze(driver.job["reaper_pid"])  # Or it would have ended the tree by now.
@@ -131,6 +133,7 @@ def test_a_job_whose_supervisor_is_dead_is_ending(account: Route, driver: Driver
     assert jobs(driver.service) == []
 
 
+@pytest.mark.slow
 def test_a_job_whose_supervisor_and_reaper_are_dead_is_orphaned_until_it_is_swept(
     account: Route, driver: Driver, planted: Plant
 ) -> None:

@@ -375,6 +375,7 @@ class TestReload:
 
 
 class TestShutdown:
+    @pytest.mark.slow
     async def test_it_is_bounded_as_a_whole_however_stubborn_they_are(self, tmp_path: Path) -> None:
         config = configured(
             tmp_path, service={"shutdown": "4s"}, ladder={"goodbye": "30s", "grace": "60s"}, pool={"per_person": 8}
@@ -421,6 +422,7 @@ async def test_finishing_leaves_after_the_last_turn(tmp_path: Path) -> None:
         assert anna.front.ends == ["turn_ended", "turn_ended", "backend_ended"]
 
 
+@pytest.mark.slow
 async def test_a_hundred_seats_at_once(tmp_path: Path) -> None:
     config = configured(tmp_path, pool={"per_person": 40, "backends": 40})
     async with hosting(config) as host:

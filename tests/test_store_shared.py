@@ -51,6 +51,7 @@ async def shared_conversation(folder: Path) -> str:
     return conversation
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_a_hundred_times_by_twos(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     shared = asyncio.run(shared_conversation(folder))

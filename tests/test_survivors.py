@@ -20,6 +20,7 @@ from tests.harness.trees import TREES, Planted, Tree
 from tests.harness.waiting import wait_until
 
 Plant = Callable[[Tree], Planted]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

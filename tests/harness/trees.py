@@ -36,12 +36,9 @@ class Tree:
 
 
 QUICK = {
-    "depth_3",
     "ignores_term",
     "closed_daemon",
-    "stopped",
     "respawner",
-    "dead_main_thread",
     "successor_every_30_ms",
 }
 DEPTHS = (1, 2, 3, 4, 5, 6, 8, 12)
