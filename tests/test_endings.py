@@ -35,7 +35,7 @@ class Case:
         return self.account == "across_sudo"
 
 
-def cases() -> list[Any]:
+def cases(everyday: Callable[[Tree], bool]) -> list[Any]:
     """Return every tree under both accounts; a tree that goes across accounts by itself only under its own."""
     found = []
     for tree in TREES.values():
@@ -44,12 +44,14 @@ def cases() -> list[Any]:
         for account in ("own_account",) if tree.across else ("own_account", "across_sudo"):
             crosses = tree.across or account == "across_sudo"
             marks = [pytest.mark.cross_account] if crosses else []
-            marks += [] if tree.quick else [pytest.mark.slow]
+            marks += [] if everyday(tree) else [pytest.mark.slow]
             found.append(pytest.param(Case(tree, account), id=f"{tree.name}-{account}", marks=marks))
     return found
 
 
-every_tree = pytest.mark.parametrize("case", cases())
+every_tree = pytest.mark.parametrize("case", cases(lambda tree: tree.quick))
+# Of these ways `make quick` takes one tree.
+every_tree_seldom = pytest.mark.parametrize("case", cases(lambda tree: tree.name == "closed_daemon"))
 
 
 def job_of(driver: Driver, case: Case, planted: Plant, **more: Any) -> Planted:
@@ -74,7 +76,7 @@ def test_end_leaves_nothing_and_proves_it(case: Case, driver: Driver, planted: P
     assert report["ended_by"] == "reaper"
 
 
-@every_tree
+@every_tree_seldom
 def test_term_to_corral_run_leaves_nothing_and_proves_it(case: Case, service: Service, planted: Plant) -> None:
     plan = planted(case.tree)
     report = service.state_dir / "report.json"
@@ -88,7 +90,7 @@ def test_term_to_corral_run_leaves_nothing_and_proves_it(case: Case, service: Se
     assert_proven(json.loads(report.read_text()))
 
 
-@every_tree
+@every_tree_seldom
 def test_a_killed_supervisor_leaves_nothing_and_the_reaper_proves_it(
     case: Case, driver: Driver, planted: Plant
 ) -> None:
@@ -123,7 +125,7 @@ def test_a_killed_reaper_leaves_nothing(case: Case, driver: Driver, planted: Pla
     assert report["survivors"] == []
 
 
-@every_tree
+@every_tree_seldom
 def test_the_sweep_ends_what_a_killed_supervisor_and_reaper_left(case: Case, driver: Driver, planted: Plant) -> None:
     job_of(driver, case, planted)
     driver.kill_with_reaper()

@@ -94,6 +94,7 @@ def test_without_a_person_it_is_the_account_itself_and_a_missing_engine_is_told_
     assert "corral sudoers" not in said, "nobody has another account"
 
 
+@pytest.mark.slow
 def test_it_goes_where_it_will_be_looked_for(service: Service) -> None:
     home = service.folder / "home"
     home.mkdir()
@@ -110,6 +111,7 @@ def test_it_goes_where_it_will_be_looked_for(service: Service) -> None:
     assert "--config" not in said
 
 
+@pytest.mark.slow
 def test_a_file_that_is_there_is_left_as_it_is(service: Service, file: Path) -> None:
     assert init(service, "--config", str(file), "--person", "ada")[0] == 0
     before = file.read_bytes()
@@ -139,6 +141,7 @@ def test_what_no_config_can_hold_is_told_of_and_nothing_is_written(service: Serv
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_a_file_that_was_replaced_stays_when_the_new_one_is_wrong(service: Service, file: Path) -> None:
     assert init(service, "--config", str(file), "--person", "ada")[0] == 0
     before = file.read_bytes()
@@ -225,6 +228,7 @@ async def test_it_asks_who_and_as_whom_and_where_and_which(service: Service, fil
     assert document(file)["engines"] == {"codex": {"approval": "never"}, "claude": {"approval": "never"}}
 
 
+@pytest.mark.slow
 async def test_what_options_say_is_not_asked(service: Service, file: Path) -> None:
     options = ("--config", str(file), "--person", "ada", "--engine", "codex", "--approval", "ask")
     with terminal(service, *options) as shown:
@@ -239,6 +243,7 @@ async def test_with_yes_nothing_is_asked(service: Service, file: Path) -> None:
     assert document(file)["people"] == [{"name": service.account.name}]
 
 
+@pytest.mark.slow
 async def test_a_file_that_is_there_is_told_of_before_anything_is_asked(service: Service, file: Path) -> None:
     assert init(service, "--config", str(file))[0] == 0
     with terminal(service, "--config", str(file)) as shown:
@@ -247,6 +252,7 @@ async def test_a_file_that_is_there_is_told_of_before_anything_is_asked(service:
 
 
 @pytest.mark.parametrize(("key", "status"), [("\x04", 1), ("\x03", -2)])
+@pytest.mark.slow
 async def test_leaving_in_the_middle_writes_nothing(service: Service, file: Path, key: str, status: int) -> None:
     with terminal(service, "--config", str(file)) as shown:
         await answer(shown, "Who may talk with an agent?", "ada")
