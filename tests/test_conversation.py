@@ -22,7 +22,8 @@ from corral.backends.base import (
     TurnStarted,
 )
 from corral.backends.errors import BackendError, ResumeError
-from corral.process import Process, Report
+from corral.process import Process, Report, Survivor
+from corral.process.host import host_table
 from corral.service.conversation import Conversation
 from corral.service.front import Shown
 from corral.service.holder import Begun
@@ -53,6 +54,7 @@ class Backend:
         self.may_end.set()
         self.ending = False
         self.over = asyncio.Event()
+        self.survivors: tuple[Survivor, ...] = ()
 
     async def background(self) -> list[Process]:
         return self.left
@@ -74,7 +76,7 @@ class Backend:
         await self.may_end.wait()
         self.end_turn.set()
         self.over.set()
-        return BackendEnded(EMPTY)
+        return BackendEnded(Report("survivors", None, 0.0, survivors=self.survivors) if self.survivors else EMPTY)
 
 
 @dataclass
@@ -90,6 +92,7 @@ class Scene:
     may_show: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: BackendError | None = None
     starting: int = 0
+    after: asyncio.Task[None] | None = None
     conversation: Conversation = field(init=False)
 
     async def open(self, subject: Subject, resume: str | None) -> Begun:
@@ -167,6 +170,7 @@ def scene(store: Store) -> Opens:
             pool=Pool(),
             journal=Journal(store, nobody),
             terms=lambda _: one.terms,
+            after=one.after,
         )
         one.conversation.audience.join(one)
         if warm:
@@ -207,6 +211,85 @@ async def test_what_comes_in_one_read_is_told_apart_by_its_order(scene: Opens) -
         assert one.backends[0].turns == []
         assert "not sent: first" in one.notices
         assert "not sent: second" not in one.notices
+
+
+async def test_stop_does_not_wait_for_what_a_start_waits_for(scene: Opens) -> None:
+    over = asyncio.Event()
+
+    async def end_of_the_one_before() -> None:
+        await over.wait()
+
+    async with scene(warm=False, after=asyncio.create_task(end_of_the_one_before())) as one:
+        one.send("first")
+        await one.until(lambda: one.conversation.began, "it is taken up")
+        assert await asyncio.wait_for(one.conversation.stop(), 5) is None
+        await one.until(lambda: one.ends == ["turn_ended"], "the turn has ended")
+        assert one.asked == []
+        one.send("second")
+        over.set()
+        await one.until(lambda: one.backends and one.backends[0].turns == ["second"], "the second is held")
+
+
+async def test_a_stop_behind_a_restart_does_not_wait_for_its_start(scene: Opens) -> None:
+    async with scene() as one:
+        await one.until(lambda: one.backends, "the backend runs")
+        one.backends[0].may_end.clear()
+        restarting = asyncio.create_task(one.conversation.restart())
+        await one.until(lambda: one.backends[0].ending, "the ending is under way")
+        stopping = asyncio.create_task(one.conversation.stop())
+        await asyncio.sleep(0)
+        one.may_start.clear()
+        one.backends[0].may_end.set()
+        await asyncio.wait_for(asyncio.gather(restarting, stopping), 5)
+        assert len(one.asked) == 1
+
+
+async def test_an_ending_whose_caller_is_cancelled_goes_on_and_is_waited_for(scene: Opens) -> None:
+    async with scene() as one:
+        await one.until(lambda: one.conversation.backend and not one.conversation.busy, "the backend runs")
+        one.backends[0].may_end.clear()
+        recycling = asyncio.create_task(one.conversation.recycle(time.monotonic() + 10_000))
+        await one.until(lambda: one.backends[0].ending, "the ending is under way")
+        recycling.cancel()
+        await asyncio.wait([recycling])
+        one.send("first")
+        closing = asyncio.create_task(one.conversation.close("done"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (len(one.asked), closing.done()) == (1, False), "neither beside it nor before its end"
+        one.backends[0].may_end.set()
+        assert await closing == BackendEnded(EMPTY)
+        assert one.shown(BackendEnded) == ["backend_ended"]
+
+
+async def test_what_survives_is_counted_as_long_as_it_lives(scene: Opens) -> None:
+    """The process is real; what the ladder made of it is said."""
+    left = await asyncio.create_subprocess_exec("sleep", "1000")
+    try:
+        start_time = host_table().start_time(left.pid)
+        assert start_time is not None
+        survivor = Survivor(left.pid, start_time, "me", "D", "sleep", "state D: its disk does not answer")
+        async with scene(warm=False, terms=replace(TERMS, bounds=Bounds(4, 1))) as one:
+            one.send("first")
+            await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
+            one.backends[0].survivors = (survivor,)
+            await one.conversation.stop()
+            one.send("second")
+            await one.until(lambda: len(one.shown(TurnEnded)) == 2, "it is refused")
+            end = one.events[-1]
+            assert isinstance(end, TurnEnded)
+            assert end.reason == (
+                "1 agent runs for you already, which is all you may have: of one that was ended,"
+                f" pid {left.pid} (sleep) lives: state D: its disk does not answer"
+            )
+            left.kill()
+            await left.wait()
+            one.send("third")
+            await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns == ["third"], "it has room")
+    finally:
+        if left.returncode is None:
+            left.kill()
+            await left.wait()
 
 
 async def test_a_message_is_held_by_the_new_backend_after_a_restart(scene: Opens) -> None:

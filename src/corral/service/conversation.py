@@ -172,7 +172,7 @@ class Conversation:
     def restart(self) -> Coroutine[Any, Any, None]:
         """End the backend and start another that goes on with the conversation; messages that wait stay. Await it."""
         self._begin_change()
-        return self._restart()
+        return self._restart(self._stops)
 
     def renew(self, reason: str) -> None:
         """Have the next turn held by a fresh backend, for `reason`: what was set can only be set at a start."""
@@ -262,11 +262,11 @@ class Conversation:
         finally:
             self._finish_change()
 
-    async def _restart(self) -> None:
+    async def _restart(self, stops: int) -> None:
         try:
             async with self._holder.lock:
                 await self._holder.end("restarted")
-                if not self.over:
+                if not self.over and stops == self._stops:
                     await self._holder.open()
         except _FAULTS as error:
             self._notice(str(error))
@@ -290,7 +290,7 @@ class Conversation:
     async def _warm(self) -> None:
         try:
             async with self._holder.lock:
-                if self.backend is None:
+                if self.backend is None and not self.over:
                     await self._holder.open()
         except _FAULTS as error:
             self.audience.closed(str(error))
@@ -364,6 +364,8 @@ class Conversation:
                 return None
             if self.backend is not None and (self.backend.gone or self._holder.stale):
                 await self._holder.end(self.backend.gone or self._holder.stale)
+                if stops != self._stops:
+                    return None
             if self.backend is None:
                 await self._holder.open()
                 if self._holder.forgotten:

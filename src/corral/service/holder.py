@@ -76,7 +76,9 @@ class Holder:
         self._slot: Slot | None = None
         self._record = ""
         self._opening: asyncio.Task[tuple[Begun, Slot]] | None = None
-        self._ending: Backend | None = None
+        self._ending: asyncio.Task[BackendEnded] | None = None
+        self._going: Backend | None = None
+        """The one that is being ended."""
         self._watchers = Tasks(_log)  # each is over when its backend is
 
     def age(self, now: float) -> float:
@@ -85,10 +87,6 @@ class Holder:
 
     async def open(self) -> None:
         """Start a backend, under the lock; without one if it was cancelled. Raises what a start raises."""
-        if self._after is not None:
-            await asyncio.wait([self._after])  # bounded by the ladder of that ending
-            self._after = None
-        await self._journal.keep(self._subject)
         opening = self._opening = asyncio.get_running_loop().create_task(self._begin())
         try:
             await asyncio.wait([opening])
@@ -113,17 +111,35 @@ class Holder:
         return self._opening is not None and self._opening.cancel()
 
     async def end(self, why: str) -> BackendEnded | None:
-        """End the backend, under the lock, and show its report behind the end of its turn; None if there is none."""
-        backend, self.backend, slot = self.backend, None, self._slot
-        if backend is None or slot is None:
-            return None
-        # While a turn runs its commands would be among them.
-        left = names(await backend.background()) if self.shown.is_set() else ""
-        self._ending = backend
+        """End the backend, under the lock, and show its report behind the end of its turn; None if there is none.
+
+        A caller who is cancelled does not cut it short: whoever asks next waits for it, and gets its report.
+        """
+        if self._ending is None:
+            backend, self.backend, slot = self.backend, None, self._slot
+            if backend is None or slot is None:
+                return None
+            self._ending = asyncio.get_running_loop().create_task(self._end(backend, slot, why))
+        ending = self._ending
         try:
+            return await asyncio.shield(ending)
+        finally:
+            if ending.done():
+                self._ending = None
+
+    async def hurry(self) -> None:
+        """Take the grace away from an ending that is under way."""
+        if self._going is not None:
+            await self._going.hurry()
+
+    async def _end(self, backend: Backend, slot: Slot, why: str) -> BackendEnded:
+        self._going = backend
+        try:
+            # While a turn runs its commands would be among them.
+            left = names(await backend.background()) if self.shown.is_set() else ""
             ended = await self._pool.end(backend, slot)
         finally:
-            self._ending = None
+            self._going = None
         await self._journal.backend_ended(self._subject, self._record, ended, why)
         with suppress(TimeoutError):
             async with asyncio.timeout(READ_TIMEOUT):
@@ -133,14 +149,16 @@ class Holder:
         self._audience.show(ended)
         return ended
 
-    async def hurry(self) -> None:
-        """Take the grace away from an ending that is under way."""
-        if self._ending is not None:
-            await self._ending.hurry()
-
     async def _begin(self) -> tuple[Begun, Slot]:
-        terms, person = self._terms(self._subject), self._subject.person
-        return await self._pool.open(person, terms.bounds, self._start_or_forget, terms.ladder)
+        before = [task for task in (self._after, self._ending) if task is not None]
+        if before:
+            await asyncio.wait(before)  # bounded by the ladders of those endings
+            self._after = self._ending = None
+        await self._journal.keep(self._subject)
+        terms, subject = self._terms(self._subject), self._subject
+        return await self._pool.open(
+            subject.person, terms.bounds, self._start_or_forget, terms.ladder, conversation=subject.id
+        )
 
     async def _start_or_forget(self) -> Begun:
         try:

@@ -77,6 +77,7 @@ class Service:
         self._patient = patient
         self._closing = ""
         self._taking = asyncio.Lock()
+        self._upkeep = Tasks(self._done)
         self._tasks = Tasks(self._done)
 
     @property
@@ -88,11 +89,11 @@ class Service:
 
     async def start(self) -> None:
         """End what a dead service left, take in what its reapers wrote, and begin to look after what gets old."""
-        recovering = self._tasks.own(self._recover())
+        recovering = self._upkeep.own(self._recover())
         if self._patient:
             await asyncio.wait([recovering])
-        self._tasks.own(self._recycle())
-        self._tasks.own(self._prune())
+        self._upkeep.own(self._recycle())
+        self._upkeep.own(self._prune())
 
     async def reload(self, config: Config) -> None:
         """Go on with another configuration. Turns that run go on; who is not in it any more is heard no more."""
@@ -110,27 +111,27 @@ class Service:
         """End everything at once, within [service] shutdown as a whole, and say how it went."""
         began, bound = time.monotonic(), self._config.service.shutdown
         self._closing = "the service is stopping"
-        self._tasks.cancel()
-        await self._tasks.settle(SETTLE_TIMEOUT)
+        before = Counter(self.pool.verdicts)  # also an ending that began before this one counts
+        self._upkeep.cancel()
+        await self._upkeep.settle(SETTLE_TIMEOUT)
         self.pool.hurry()
         closing = [asyncio.ensure_future(self.end(one, "the service was stopped")) for one in list(self.live)]
         if closing:
             _, slow = await asyncio.wait(closing, timeout=bound * (1 - LAST_RESERVE))
             if slow:
-                await self.hurry()
+                self._tasks.own(self.hurry())  # it lasts as long as the endings do
                 await asyncio.wait(closing, timeout=began + bound - time.monotonic())
         summary = Summary()
         for one in closing:
             if not one.done() or one.cancelled() or one.exception() is not None:
                 one.cancel()
                 summary.unfinished += 1
-            elif (ended := one.result()) is not None:
-                summary.ended += 1
-                summary.verdicts[ended.report.verdict] += 1
+        summary.verdicts = self.pool.verdicts - before
+        summary.ended = summary.verdicts.total()
         seats = list(self.seats)
         for seat in seats:
             seat.close(self._closing)
-        await asyncio.gather(*(seat.settle(SETTLE_TIMEOUT) for seat in seats))
+        await asyncio.gather(self._tasks.settle(SETTLE_TIMEOUT), *(seat.settle(SETTLE_TIMEOUT) for seat in seats))
         summary.seconds = time.monotonic() - began
         log.info(
             "service stopped",
@@ -206,7 +207,7 @@ class Service:
     def left(self, seat: LocalSeat) -> None:
         """A front end has gone; its conversation is kept as long as it has a backend, and for as long as that lasts."""
         self.seats.discard(seat)
-        self._forget_if_unused(seat.conversation)
+        self.forget_if_unused(seat.conversation)
 
     def moved(self, seat: LocalSeat) -> None:
         """A seat has gone on with another conversation."""
@@ -231,11 +232,11 @@ class Service:
     async def take_up(self, row: ConversationRow) -> Conversation | str:
         """An earlier conversation, living here already or not; or why it cannot be had."""
         if not await self._is_let_go(row.id):
-            return f"conversation {row.id} is just being ended: try again in a moment"
+            return _being_ended(row.id)
         async with self._taking:  # two that ask at once get one and the same
             for conversation in self.live:
-                if conversation.subject.id == row.id and not conversation.over:
-                    return conversation
+                if conversation.subject.id == row.id:
+                    return conversation if not conversation.over else _being_ended(row.id)
             if not await self._written(self.store.claim(row.id), True):
                 return f"conversation {row.id} is open in another program just now: end it there first"
             return self.begin(
@@ -251,9 +252,13 @@ class Service:
             await conversation.let_go()
 
     async def end_person(self, person: str) -> list[BackendEnded]:
-        """End all backends of a person, with their queues; the conversations stay. Raises AccessError."""
+        """End all backends of a person, those that start too, with their queues; the conversations stay.
+
+        Raises AccessError.
+        """
         self.person(person)
-        stopping = [one.stop() for one in self.live if one.subject.person == person and one.backend is not None]
+        own = [one for one in self.live if one.subject.person == person]
+        stopping = [one.stop() for one in own if one.backend is not None or one.busy]
         return [ended for ended in await asyncio.gather(*stopping) if ended is not None]
 
     def terms(self, subject: Subject) -> Terms:
@@ -337,7 +342,8 @@ class Service:
         conversation = seat.conversation.subject.id or None
         await self._written(self.store.set_channel(seat.person, seat.channel, conversation), None)
 
-    def _forget_if_unused(self, conversation: Conversation) -> None:
+    def forget_if_unused(self, conversation: Conversation) -> None:
+        """Let go of a conversation that nobody follows, if no backend serves it."""
         if not conversation.audience and conversation.backend is None and not conversation.busy:
             self._tasks.own(self._forget(conversation))
 
@@ -356,7 +362,7 @@ class Service:
                 reason = await conversation.recycle(time.monotonic())
                 if reason:
                     log.info("recycled", person=conversation.subject.person, reason=reason)
-                self._forget_if_unused(conversation)
+                self.forget_if_unused(conversation)
 
     async def _prune(self) -> None:
         while True:
@@ -373,6 +379,10 @@ class Service:
     def _done(self, error: BaseException | None) -> None:
         if error is not None:
             log.error("a task of the service failed", exc_info=error)
+
+
+def _being_ended(conversation_id: str) -> str:
+    return f"conversation {conversation_id} is just being ended: try again in a moment"
 
 
 def _how_started(config: Config, name: str) -> object:
