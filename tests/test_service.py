@@ -2,15 +2,19 @@
 
 import asyncio
 import os
+import signal
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from corral.backends.base import Answer, BackendEnded, Notice, Text, TurnEnded
+from corral.backends.base import Answer, BackendEnded, BackendStarted, Notice, Text, TurnEnded
+from corral.backends.running import Running
 from corral.service.front import Reply
 from corral.service.service import AccessError
-from tests.harness.hosting import Place, configured, hosting
+from tests.harness.freezer import Freezer, NoFreezerError, freezer
+from tests.harness.hosting import Host, Place, configured, hosting
+from tests.harness.stage import Stage
 from tests.harness.waiting import until
 
 
@@ -190,8 +194,102 @@ class TestConversations:
                 "it is held, or told of",
             )
 
+    async def places(self, host: Host) -> tuple[Place, Place]:
+        """A seat whose conversation takes its time to end, and one at another conversation of the same person."""
+        anna, other = await host.seat(), await host.seat()
+        other.say("where")
+        await other.front.turns(1)
+        anna.say("stray")
+        await anna.front.until(lambda: anna.front.text, "it runs")
+        return anna, other
+
+    async def test_what_is_taken_up_stays_although_its_other_follower_leaves_meanwhile(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna, other = await self.places(host)
+            anna.do(f"/resume {other.seat.conversation.subject.id}")
+            await until(lambda: anna.seat.conversation.over, 5, "the one before is being ended")
+            other.seat.leave()
+            await anna.front.hears("you are back in")
+            anna.say("where")
+            assert (await anna.front.turns(2))[1].status == "completed"
+
+    @pytest.mark.parametrize("then", ["new", "detach"])
+    async def test_who_goes_on_elsewhere_while_one_is_taken_up_does_not_follow_both(
+        self, then: str, tmp_path: Path
+    ) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna, other = await self.places(host)
+            anna.do(f"/resume {other.seat.conversation.subject.id}")
+            await until(lambda: anna.seat.conversation.over, 5, "the one before is being ended")
+            if then == "new":
+                anna.do("/new")
+            else:
+                anna.seat.detach()
+            await anna.seat.settle(20)
+            assert [len(one.audience) for one in host.service.live] == ([1, 1] if then == "new" else [1])
+            assert len(other.seat.conversation.audience) == 1
+
+    async def test_of_two_that_are_taken_up_at_once_the_second_is_gone_on_with(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna, second = await self.places(host)
+            third = await host.seat()
+            third.say("where")
+            await third.front.turns(1)
+            for one in (second, third):
+                anna.do(f"/resume {one.seat.conversation.subject.id}")
+            await anna.seat.settle(20)
+            assert anna.seat.conversation is third.seat.conversation
+            assert [len(one.seat.conversation.audience) for one in (second, third)] == [1, 2]
+
+    async def test_ending_a_persons_agents_stops_one_that_is_to_start_too(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("stray")
+            await anna.front.until(lambda: anna.front.text, "it runs")
+            anna.do("/new")
+            anna.say("talk")
+            await until(lambda: anna.seat.conversation.began, 5, "it waits for the end of the one before")
+            await host.service.end_person("anna")
+            assert [end.status for end in await anna.front.turns(2)] == ["interrupted", "interrupted"]
+            assert len(anna.front.of(BackendStarted)) == 1
+
 
 class TestFaults:
+    @pytest.mark.slow
+    async def test_an_engine_that_survives_keeps_its_conversation_and_its_place(
+        self, stage: Stage, tmp_path: Path
+    ) -> None:
+        try:
+            with freezer(stage) as ice:
+                await self.survive(ice, tmp_path)
+        except NoFreezerError as error:
+            pytest.skip(f"nothing here can keep a process from dying: {error}")
+
+    async def survive(self, ice: Freezer, folder: Path) -> None:
+        config = configured(folder, ladder={"goodbye": 0.2, "grace": 0.1, "kill": 0.2}, pool={"per_person": 2})
+        async with hosting(config) as host:
+            anna = await host.seat()
+            anna.say("where")
+            await anna.front.turns(1)
+            (started,) = await anna.front.backends(1)
+            ice.freeze(started.pid)
+            anna.do("/stop")
+            await anna.front.until(lambda: anna.front.of(BackendEnded), "its ending is over")
+            assert anna.front.of(BackendEnded)[0].report.verdict == "survivors"
+            anna.say("where")
+            assert "could not be ended, and lives: pid" in (await anna.front.turns(2))[1].reason
+            anna.do("/new")
+            anna.say("where")
+            assert (await anna.front.turns(3))[2].status == "completed"
+            assert host.service.pool.count == 2
+            ice.thaw()
+            await until(lambda: not alive(started.pid), 10, "its reaper has ended it")
+            anna.do("/resume 2")
+            await anna.front.hears("you are back in")
+            anna.say("where")
+            assert (await anna.front.turns(4))[3].status == "completed"
+            assert host.service.pool.count == 1
+
     async def test_a_state_folder_that_fails_fails_the_turn_and_not_the_conversation(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:
             anna = await host.seat()
@@ -373,8 +471,56 @@ class TestReload:
             await anna.front.turns(1)
             assert len(ben.front.of(TurnEnded)) == 1
 
+    async def test_who_is_taken_out_decides_nothing_any_more(self, tmp_path: Path) -> None:
+        config = configured(tmp_path)
+        async with hosting(config) as host:
+            ben = await host.seat("ben")
+            ben.say("ask")
+            approval = await ben.front.asked()
+            conversation = ben.seat.conversation
+            await host.service.reload(config.model_copy(update={"people": config.people[:1]}))
+            ben.seat.answer(approval.approval_id, Answer("accept"))
+            ben.seat.interrupt()
+            assert conversation.backend is not None
+            assert conversation.answer(approval.approval_id, Answer("decline"), "nobody"), "it waits still"
+
 
 class TestShutdown:
+    async def test_an_ending_that_was_under_way_counts_and_is_waited_for(self, tmp_path: Path) -> None:
+        config = configured(tmp_path, recycle={"idle": "500ms"})
+        async with hosting(config) as host:
+            anna, ben = await host.seat("anna"), await host.seat("ben")
+            anna.say("stray")
+            await anna.front.until(lambda: anna.front.text, "it runs")
+            ben.say("where")
+            await ben.front.turns(1)
+            os.kill((await ben.front.backends(1))[0].pid, signal.SIGSTOP)  # it takes its time to end
+            backend = ben.seat.conversation.backend
+            await until(lambda: backend and backend.gone and not ben.seat.conversation.backend, 20, "it is recycled")
+            anna.do("/new")
+            summary = await host.service.shutdown()
+            assert (summary.ended, summary.verdicts) == (2, {"proven_empty": 2})
+            assert [one.front.ends[-1] for one in (anna, ben)] == ["backend_ended"] * 2
+            assert all([await host.store.last_report(name) for name in ("anna", "ben")])
+
+    @pytest.mark.slow
+    async def test_it_is_bounded_although_a_reaper_was_stopped(self, tmp_path: Path) -> None:
+        config = configured(tmp_path, service={"shutdown": "1s"}, ladder={"goodbye": 0.1, "grace": 0.1, "kill": 0.5})
+        async with hosting(config) as host:
+            anna = await host.seat()
+            anna.say("where")
+            await anna.front.turns(1)
+            backend = anna.seat.conversation.backend
+            assert isinstance(backend, Running)
+            os.kill(backend.job.reaper_pid, signal.SIGSTOP)
+            try:
+                summary = await host.service.shutdown()
+            finally:
+                with suppress(ProcessLookupError):
+                    os.kill(backend.job.reaper_pid, signal.SIGCONT)
+            await backend.job.ended()
+            assert (summary.unfinished, summary.seconds < 4) == (1, True), summary
+
     @pytest.mark.slow
     async def test_it_is_bounded_as_a_whole_however_stubborn_they_are(self, tmp_path: Path) -> None:
         config = configured(

@@ -17,7 +17,7 @@ from corral.service.subject import Subject
 from corral.service.tasks import Tasks
 
 if TYPE_CHECKING:
-    from corral.service.front import Front, Welcome
+    from corral.service.front import Front, Shown, Welcome
     from corral.service.service import Service
     from corral.service.store import ConversationRow
 
@@ -42,6 +42,7 @@ class LocalSeat:
         self._tasks = Tasks(self._done)
         self._at_work = 0
         self._over = False
+        self._resuming = asyncio.Lock()
         self._relay = _Relay(self)
         conversation.audience.join(self._relay)
 
@@ -84,10 +85,12 @@ class LocalSeat:
             self._tell(answered)
 
     def interrupt(self) -> None:
-        self._tasks.own(self._interrupt())
+        if not self._over:
+            self._tasks.own(self._interrupt())
 
     def answer(self, approval_id: str, answer: Answer) -> None:
-        self.conversation.answer(approval_id, answer, self.person)
+        if not self._over:
+            self.conversation.answer(approval_id, answer, self.person)
 
     def finish(self) -> None:
         self._relay.finishing = True
@@ -128,15 +131,27 @@ class LocalSeat:
 
     async def resume(self, row: ConversationRow) -> str | None:
         """Go on with an earlier conversation; what is to be told."""
-        if row.id == self.conversation.subject.id:
-            return "you are in it"
-        taken = await self.service.take_up(row)
-        if isinstance(taken, str):
-            return taken
-        await asyncio.wait([self._tasks.own(self._end_of(self.conversation))])
-        self._take(taken)
-        self.catch_up()
-        return f"you are back in {row.id}: {row.title}"
+        async with self._resuming:  # of two, the second ends what the first went on with
+            old = self.conversation
+            if row.id == old.subject.id:
+                return "you are in it"
+            taken = await self.service.take_up(row)
+            if isinstance(taken, str):
+                return taken
+            # It must not be ended, as one that nobody follows, while the old one's end takes its time.
+            place = _KeptPlace()
+            taken.audience.join(place)
+            try:
+                if self._is_at(old):
+                    await asyncio.wait([self._tasks.own(self._end_of(old))])
+                if self._is_at(old):
+                    self._take(taken)
+                    self.catch_up()
+                    return f"you are back in {row.id}: {row.title}"
+            finally:
+                taken.audience.quit(place)
+            self.service.forget_if_unused(taken)
+            return None if self._over else f"{row.id} was not taken up: you have gone on elsewhere meanwhile"
 
     def catch_up(self) -> None:
         """Show what a front end that comes later has missed: the turn that runs, and what is asked."""
@@ -168,6 +183,10 @@ class LocalSeat:
             self.close(why)
             return True
         return False
+
+    def _is_at(self, conversation: Conversation) -> bool:
+        """Whether it is there still: its front end may have gone, or a later command have moved it."""
+        return self.conversation is conversation and not self._over
 
     def _take(self, conversation: Conversation) -> None:
         self.conversation = conversation
@@ -240,6 +259,22 @@ class _Relay:
     def closed(self, reason: str) -> None:
         """The conversation could not begin."""
         self._seat.close(reason)
+
+
+class _KeptPlace:
+    """A place in an audience for somebody who is on the way (a Front)."""
+
+    def show(self, event: Shown) -> None:
+        pass
+
+    async def ready(self) -> None:
+        pass
+
+    def idle(self) -> None:
+        pass
+
+    def closed(self, reason: str) -> None:
+        pass
 
 
 async def _over(task: asyncio.Task[None]) -> None:
