@@ -55,17 +55,27 @@ class Backend:
         self.ending = False
         self.over = asyncio.Event()
         self.survivors: tuple[Survivor, ...] = ()
+        self.may_begin = asyncio.Event()
+        self.may_begin.set()
+        self.interrupted = False
 
     async def background(self) -> list[Process]:
         return self.left
 
     async def send(self, message: Input, **_: object) -> AsyncIterator[TurnEvent]:
         self.turns.append(message.text)
+        await self.may_begin.wait()
         self.conversation = self._name
         yield TurnStarted("1")
         yield Text(message.text)
         await self.end_turn.wait()
-        yield TurnEnded("interrupted", "the backend was ended") if self.ending else TurnEnded("completed")
+        yield TurnEnded("interrupted", "it was ended") if self.ending or self.interrupted else TurnEnded("completed")
+
+    async def interrupt(self, _: str) -> bool:
+        self.interrupted = bool(self.conversation)
+        if self.interrupted:
+            self.end_turn.set()
+        return self.interrupted
 
     async def wait(self) -> BackendEnded:
         await self.over.wait()
@@ -228,6 +238,24 @@ async def test_stop_does_not_wait_for_what_a_start_waits_for(scene: Opens) -> No
         one.send("second")
         over.set()
         await one.until(lambda: one.backends and one.backends[0].turns == ["second"], "the second is held")
+
+
+async def test_an_interrupt_before_the_backend_has_begun_the_turn_is_not_lost(scene: Opens) -> None:
+    async with scene() as one:
+        await one.until(lambda: one.backends, "the backend runs")
+        one.backends[0].may_begin.clear()
+        one.send("first")
+        await one.until(lambda: one.backends[0].turns, "the first is handed over")
+        assert await one.conversation.interrupt()
+        one.backends[0].may_begin.set()
+        await one.until(lambda: one.ends == ["turn_ended"], "it is stopped")
+        assert one.backends[0].interrupted
+        one.backends[0].end_turn.clear()
+        one.backends[0].interrupted = False
+        one.send("second")
+        await one.until(lambda: len(one.backends[0].turns) == 2, "the second is held, and is not stopped")
+        one.backends[0].end_turn.set()
+        await one.until(lambda: one.events[-1] == TurnEnded("completed"), "it comes to its end")
 
 
 async def test_a_stop_behind_a_restart_does_not_wait_for_its_start(scene: Opens) -> None:

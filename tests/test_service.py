@@ -311,6 +311,21 @@ class TestFaults:
             anna.do("/ps")
             await anna.front.until(lambda: len(anna.front.of(Reply)) == 21, "and the next is")
 
+    async def test_a_key_that_is_held_down_piles_nothing_up(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            before = len(asyncio.all_tasks())
+            for _ in range(1000):
+                anna.seat.interrupt()
+                anna.seat.hurry()
+            assert len(asyncio.all_tasks()) <= before + 20
+            anna.say("talk")
+            await anna.front.turns(1)
+            anna.say("silent")
+            await anna.front.until(lambda: anna.seat.conversation.began, "it is taken up")
+            anna.seat.interrupt()
+            assert (await anna.front.turns(2))[1].status == "interrupted"
+
 
 class TestCommands:
     async def told(self, anna: Place, line: str, words: str) -> str:

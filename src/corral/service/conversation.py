@@ -87,6 +87,10 @@ class Conversation:
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._stops = 0
+        self._handed_over = False
+        """Whether the backend has begun the turn that runs here."""
+        self._stop_early = False
+        """Whether that turn was interrupted before."""
         self._changes = 0
         self._settled = asyncio.Event()
         self._finishing: set[Front] = set()
@@ -151,7 +155,15 @@ class Conversation:
         if self._holder.cancel_opening():
             self._stops += 1
             return True
-        return self.backend is not None and await self.backend.interrupt(STOPPED)
+        handed_over = self._handed_over
+        if self.backend is not None and await self.backend.interrupt(STOPPED):
+            return True
+        if handed_over or not self.began or self._changes:
+            return False
+        if self._handed_over:  # meanwhile
+            return self.backend is not None and await self.backend.interrupt(STOPPED)
+        self._stop_early = True
+        return True
 
     def answer(self, approval_id: str, answer: Answer, by: str) -> bool:
         """Decide an open approval; False if it waits no more."""
@@ -308,7 +320,7 @@ class Conversation:
         try:
             await self._journal.begin_turn(self.subject, message.text)
             backend = await self._backend_for_turn(stops)
-            if backend is not None and stops == self._stops:
+            if backend is not None and stops == self._stops and not self._stop_early:
                 end = await self._read_turn(backend, message)
         except _FAULTS as error:
             end = TurnEnded("failed", str(error))
@@ -320,6 +332,7 @@ class Conversation:
                 end = TurnEnded("interrupted", STOPPED)
             await self._journal.end_turn(self.subject, end, time.monotonic() - self.began)
             self.began, self.last_used = 0.0, time.monotonic()
+            self._handed_over = self._stop_early = False
             self.approvals.clear()
             self.audience.show(end)
             self._holder.shown.set()
@@ -334,6 +347,10 @@ class Conversation:
         choices, limits = Choices(self.subject.model, self.subject.effort or terms.effort), terms.limits
         async with aclosing(backend.send(message, choices=choices, limits=limits)) as events:  # type: ignore[type-var]
             async for event in events:
+                if not self._handed_over:
+                    self._handed_over = True
+                    if self._stop_early:
+                        await backend.interrupt(STOPPED)  # bounded by the backend
                 if isinstance(event, TurnEnded):
                     end = event
                     continue
@@ -360,11 +377,11 @@ class Conversation:
     async def _backend_for_turn(self, stops: int) -> Backend | None:
         """The backend, started if need be; None if there was a stop since `stops` was read."""
         async with self._holder.lock:
-            if stops != self._stops:
+            if stops != self._stops or self._stop_early:
                 return None
             if self.backend is not None and (self.backend.gone or self._holder.stale):
                 await self._holder.end(self.backend.gone or self._holder.stale)
-                if stops != self._stops:
+                if stops != self._stops or self._stop_early:
                     return None
             if self.backend is None:
                 await self._holder.open()

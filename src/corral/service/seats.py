@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -41,6 +41,7 @@ class LocalSeat:
         self._welcome = welcome
         self._tasks = Tasks(self._done)
         self._at_work = 0
+        self._pressed = 0
         self._over = False
         self._resuming = asyncio.Lock()
         self._relay = _Relay(self)
@@ -86,7 +87,7 @@ class LocalSeat:
 
     def interrupt(self) -> None:
         if not self._over:
-            self._tasks.own(self._interrupt())
+            self._press(self._interrupt)
 
     def answer(self, approval_id: str, answer: Answer) -> None:
         if not self._over:
@@ -102,7 +103,7 @@ class LocalSeat:
             self._tasks.own(self._leave())
 
     def hurry(self) -> None:
-        self._tasks.own(self.service.hurry(self))
+        self._press(lambda: self.service.hurry(self))
 
     def detach(self) -> None:
         self._over = True
@@ -205,6 +206,18 @@ class LocalSeat:
         await self._end_of(self.conversation)
         self.service.left(self)
         self._front.closed("")
+
+    def _press(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin what a key asks for, which may take seconds; of a key that is held down, not without end."""
+        if self._pressed < MOST_AT_WORK:
+            self._pressed += 1
+            self._tasks.own(self._pressing(act()))
+
+    async def _pressing(self, acting: Coroutine[Any, Any, None]) -> None:
+        try:
+            await acting
+        finally:
+            self._pressed -= 1
 
     async def _interrupt(self) -> None:
         if not await self.conversation.interrupt() and not self.conversation.busy:
