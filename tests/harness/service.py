@@ -129,7 +129,11 @@ class Service:
     def _reap_orphans(self) -> None:
         """Reap the dead orphans that came to this process (see namespace.adopt_orphans)."""
         for task in Path("/proc/self/task").iterdir():
-            for pid in map(int, (task / "children").read_text().split()):
+            try:
+                children = (task / "children").read_text()
+            except OSError:  # a thread that has gone since
+                continue
+            for pid in map(int, children.split()):
                 if self.stage.uids.intersection((Path(f"/proc/{pid}").stat().st_uid, _real_uid(pid))):
                     os.waitpid(pid, os.WNOHANG)
 

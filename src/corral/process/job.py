@@ -115,7 +115,8 @@ class Job:
         limits: resource limits of the command and of all that it starts, by the names in `limits.NAMES`.
         job_id: a fresh `ledger.new_id()`, for a caller who must know it before the start.
 
-        Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either.
+        Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either: the
+        cancellation takes as long as ending what was begun does, with no grace; a second one does not wait for that.
         """
         _check(argv, {**(kept_env or {}), **(env or {})}, grace, kill, tracker)
         resource_limits.check(limits or {})
@@ -156,6 +157,7 @@ class Job:
         except asyncio.CancelledError:
             # It is begun to the end, which is bounded, and then ended: a job half started could be lost.
             beginning.add_done_callback(job._abandon)
+            await job._let_go(beginning)
             raise
         return job
 
@@ -303,6 +305,15 @@ class Job:
         self._send({"end": {"grace": 0}})
         self._watch_the_reaper(0)
         self._report.add_done_callback(lambda _: self._close_streams())
+
+    async def _let_go(self, beginning: asyncio.Future[None]) -> None:
+        """Wait until what was begun is ended: a caller whose start was cancelled may count on there being nothing.
+
+        One that is cancelled again does not wait; the ending goes on all the same.
+        """
+        await asyncio.wait([beginning])
+        if self._wire is not None:
+            await asyncio.wait([self._report], timeout=self._ladder.kill + _REAPER_MARGIN)
 
     def _close_streams(self) -> None:
         if self.stdin is not None:
