@@ -216,6 +216,12 @@ async def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 # Others in the way.
 
 
+async def patience(store: Store) -> int:
+    """How long a transaction waits for others', in milliseconds."""
+    row = await store._database.read(lambda connection: connection.execute("pragma busy_timeout").fetchone())
+    return int(row[0])
+
+
 async def test_a_lock_that_somebody_keeps_is_an_error_after_a_while(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,10 +230,12 @@ async def test_a_lock_that_somebody_keeps_is_an_error_after_a_while(
     kept = await spoken(store)
     with connected(folder) as somebody:
         somebody.execute("begin immediate")
-        with pytest.raises(StoreError, match="another program has held it"):
+        with pytest.raises(StoreError, match="another program holds it"):
             await store.turn_began(kept, "anna")
         assert await store.conversation(kept) is not None, "reading waits for nobody"
+        assert await patience(store) == 500, "one turn waits long, and not each"
     assert await store.turn_ended(await store.turn_began(kept, "anna"), "completed")
+    assert await patience(store) == 200
     await store.aclose()
 
 
@@ -240,10 +248,11 @@ async def test_a_disk_that_hangs_holds_nobody_up_and_what_was_refused_is_not_don
     monkeypatch.setattr(database, "FAREWELL", 0.1)
     with pytest.raises(StoreError, match="does its disk hang"):
         await store._database.write(lambda connection: hangs.wait(10))
-    with pytest.raises(StoreError, match="does its disk hang"):
+    monkeypatch.setattr(database, "ANSWER", 10)
+    with pytest.raises(StoreError, match=r"has not answered for 0\.5 s"):
         await store.set_title(kept, "too late")
     hangs.set()
-    monkeypatch.setattr(database, "ANSWER", 10)
+    monkeypatch.setattr(database, "AGAIN", 10)
     row = await store.conversation(kept)
     assert row is not None
     assert row.title == ""

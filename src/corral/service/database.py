@@ -28,6 +28,8 @@ BUSY = 5.0
 """Seconds that a transaction waits for another process's, which are all short."""
 ANSWER = 15.0
 """Seconds until a caller is told that the store does not answer: a disk that hangs must not hold up a turn."""
+AGAIN = 0.5
+"""Seconds for either, once it was waited for in vain, until the store answers again: one turn waits, and not each."""
 FAREWELL = 5.0
 """Seconds that closing may take; well within the shutdown of a service."""
 
@@ -49,7 +51,9 @@ class Database:
         self._closing: concurrent.futures.Future[None] | None = None
         self._thread = Thread(target=_work, args=(self._orders,), name=f"store {path}", daemon=True)
         self._thread.start()
-        self._connection: sqlite3.Connection | None = None  # the thread's own
+        self._answers = True
+        self._connection: sqlite3.Connection | None = None  # the thread's own, and so is the next
+        self._held = False
 
     @classmethod
     async def open(cls, path: Path, prepare: Work[None]) -> Database:
@@ -68,12 +72,12 @@ class Database:
 
     async def write(self, work: Work[T]) -> T:
         """Run the function in a transaction that has the file's one write lock. Raises StoreError."""
-        return await self._answer(self._order(lambda: transaction(self._connected(), work)))
+        return await self._answer(self._order(lambda: self._transaction(work)))
 
     def later(self, work: Work[object]) -> None:
         """Write when its turn comes; nobody learns what became of it. After the end it is nothing at all."""
         if self._closing is None:
-            self._order(lambda: transaction(self._connected(), work))
+            self._order(lambda: self._transaction(work))
 
     async def aclose(self, farewell: Work[object]) -> None:
         """Do what was asked so far, then `farewell` as the last write, and close. Waits for FAREWELL, and no longer.
@@ -100,12 +104,16 @@ class Database:
         return future
 
     async def _answer(self, future: concurrent.futures.Future[T]) -> T:
+        patience = ANSWER if self._answers else AGAIN
         try:
-            async with asyncio.timeout(ANSWER):
-                return await asyncio.shield(asyncio.wrap_future(future))
+            async with asyncio.timeout(patience):
+                answer = await asyncio.shield(asyncio.wrap_future(future))
+            self._answers = True
+            return answer
         except TimeoutError:
             future.cancel()
-            raise StoreError(f"{self.path} has not answered for {ANSWER:.0f} s: does its disk hang?") from None
+            self._answers = False
+            raise StoreError(f"{self.path} has not answered for {patience:g} s: does its disk hang?") from None
         except OSError as error:
             raise StoreError(f"{self.path} cannot be had: {error.strerror or error}") from error
         except sqlite3.Error as error:
@@ -127,6 +135,23 @@ class Database:
     def _connected(self) -> sqlite3.Connection:
         assert self._connection is not None, "orders come after `open`"
         return self._connection
+
+    def _transaction(self, work: Work[T]) -> T:
+        connection = self._connected()
+        try:
+            result = transaction(connection, work)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                self._wait_for_others(connection, AGAIN)
+                self._held = True
+            raise
+        if self._held:
+            self._wait_for_others(connection, BUSY)
+            self._held = False
+        return result
+
+    def _wait_for_others(self, connection: sqlite3.Connection, seconds: float) -> None:
+        connection.execute(f"pragma busy_timeout = {seconds * 1000:.0f}")
 
     def _disconnect(self, farewell: Work[object]) -> None:
         if self._connection is None:
@@ -214,7 +239,7 @@ def sentence(path: Path, error: sqlite3.Error) -> str:
         sqlite3.SQLITE_CANTOPEN: "it cannot be opened: look at the owner and the mode of it and of its folder",
         sqlite3.SQLITE_CORRUPT: "it is damaged: move it out of the way, or put back a copy; a new one is made",
         sqlite3.SQLITE_NOTADB: "it is damaged, or no database: move it out of the way, or put back a copy",
-        sqlite3.SQLITE_BUSY: f"another program has held it for {BUSY:.0f} s: is somebody looking into it by hand?",
+        sqlite3.SQLITE_BUSY: "another program holds it, for seconds on end: is somebody looking into it by hand?",
         sqlite3.SQLITE_IOERR: "its disk failed, or is full: look at the kernel's log, and make room",
     }
     # Without a code it is sqlite3's own complaint; the low byte is the kind, the rest the circumstances.
