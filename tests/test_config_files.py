@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from corral.service.config import ConfigError, Person, load
-from tests.harness.configs import ONE_PERSON, OWN, faults_of, written
+from tests.harness.configs import ONE_PERSON, faults_of, written
 from tests.harness.service import Service
+from tests.harness.stage import Account
 
 
 @pytest.fixture
@@ -77,8 +78,11 @@ def test_a_file_that_others_may_write_is_refused(file: Path, mode: int) -> None:
 @pytest.mark.cross_account
 def test_a_file_of_another_account_is_refused(file: Path) -> None:
     os.chown(written(file, ONE_PERSON), pwd.getpwnam("news").pw_uid, -1)
-    why = f"it belongs to news, neither to root nor to {OWN}, who would decide who runs as whom"
-    assert faults_of(file) == [f"{why}: `chown {OWN} {file}`, after reading it"]
+    (fault,) = faults_of(file)
+    assert fault == (
+        "it belongs to news, who would decide what root does: if news is the service's account, ask as news, with "
+        "`sudo -u news corral` and the rest"
+    ), "given to root, the service could not read its own config any more"
 
 
 LOADING = """
@@ -127,3 +131,15 @@ def test_a_secret_that_cannot_be_used_is_a_fault_of_the_config_and_is_not_shown(
     (fault,) = caught.value.faults
     assert "secrets.KEY: others than its owner may use" in fault
     assert "s3cret" not in fault
+
+
+@pytest.mark.cross_account
+def test_a_file_of_another_person_is_refused_by_the_service(service: Service, person: Account) -> None:
+    file = written(service.folder / "corral.toml", ONE_PERSON)
+    file.chmod(0o644)
+    os.chown(file, person.uid, -1)
+    done = service.run([service.python, "-c", LOADING, str(file)])
+    own = service.account.name
+    assert done.returncode == 1
+    assert f"it belongs to {person.name}, neither to root nor to {own}, who would decide who runs as" in done.stderr
+    assert f"`chown {own} {file}`" in done.stderr

@@ -216,6 +216,11 @@ class TestAcrossAccounts:
         assert found["status"] == "error"
         assert found["detail"] == f"{clinic.codex} --version ended with status 3: Error: it is broken"
 
+    def test_a_config_that_it_may_not_read_is_a_finding_also_where_it_was_named(self, clinic: Clinic) -> None:
+        clinic.file.chmod(0o600)
+        found = clinic.finding("config")
+        assert (found["status"], "may not read it" in found["detail"]) == ("error", True)
+
     def test_an_agent_that_lost_whoever_started_it(self, clinic: Clinic, install: Callable[[str], None]) -> None:
         install(clinic.rules())
         agent = clinic.service.folder / "bin" / "codex"
@@ -245,8 +250,8 @@ class TestAcrossAccounts:
         clinic.state_dir.chmod(0o755)
         done = clinic.service.run(clinic.service.corral("doctor", "--fix", "--config", str(clinic.file)), timeout=100)
         lines = done.stdout.splitlines()
-        assert f"chmod 0700 {clinic.state_dir}" in lines
-        assert all(line.startswith(("# ", "sudo ", "chmod ", "corral ")) for line in lines)
+        assert f"sudo -u {clinic.service.account.name} chmod 0700 {clinic.state_dir}" in lines
+        assert all(line.startswith(("# ", "sudo ", "corral ")) for line in lines)
         assert clinic.state_dir.stat().st_mode & 0o777 == 0o755
 
     def test_people_get_a_line_each_and_what_to_do_below(self, clinic: Clinic, install: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ import pwd
 import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +173,58 @@ def test_a_ledger_that_others_may_write_to_is_refused_with_what_to_do(driver: Dr
     assert (status, said) == (1, "")
     assert complaint.startswith("corral: the ledger ")
     assert "chmod 700" in complaint
+
+
+class TestWhoseJobs:
+    """Without --state-dir: the config says where they are, if this account may believe it."""
+
+    def config(self, service: Service, owner: int, mode: int, text: str) -> dict[str, str]:
+        folder = service.folder / "settings" / "corral"
+        folder.mkdir(parents=True)
+        file = folder / "corral.toml"
+        file.write_text(text)
+        file.chmod(mode)
+        os.chown(file, owner, -1)
+        return {"XDG_CONFIG_HOME": str(folder.parent), "XDG_STATE_HOME": str(service.state_dir)}
+
+    @pytest.mark.cross_account
+    @pytest.mark.parametrize("command", ["ps", "sweep", "reports", "history"])
+    def test_where_it_may_not_read_the_services_config_it_says_that_its_own_are_meant(
+        self, service: Service, command: str
+    ) -> None:
+        env = self.config(service, 0, 0o600, "[[people]]\nname = 'a'\n")
+        done = service.run(service.corral(command), env=env)
+        assert done.returncode == 0
+        assert done.stderr.startswith(f"corral: what follows is {service.account.name}'s own, and not the service's: /")
+        assert "may not read it" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize("command", ["ps", "sweep"])
+    def test_with_a_fault_in_its_own_config_it_does_not_say_that_nothing_is_left(
+        self, service: Service, command: str
+    ) -> None:
+        env = self.config(service, service.account.uid, 0o600, "[[people]]\nnam = 'a'\n")
+        done = service.run(service.corral(command), env=env)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "did you mean name?" in done.stderr
+
+
+class TestOutputThatIsNotTaken:
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    @pytest.mark.parametrize("options", [(), ("--json",)])
+    def test_a_full_disk_is_a_sentence_and_a_status(self, service: Service, options: tuple[str, ...]) -> None:
+        with Path("/dev/full").open("wb") as full:
+            argv = service.corral("ps", "--state-dir", str(service.state_dir), *options)
+            done = service.start(argv, stdout=full)
+            complaint = done.communicate(timeout=30)[1].decode()
+        assert done.returncode == 1
+        assert complaint == "corral: what it has to say cannot be written: No space left on device\n"
+
+    def test_a_letter_that_the_encoding_does_not_have_is_escaped(self, driver: Driver) -> None:
+        name = driver.service.folder / "schl\xe4fer"
+        name.symlink_to("/bin/sleep")
+        driver.start_job([str(name), "1000"])
+        argv = driver.service.corral("ps", "--state-dir", str(driver.service.state_dir))
+        done = driver.service.run(argv, env={"PYTHONIOENCODING": "ascii"})
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "schl\\xe4fer" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,12 +22,20 @@ app = typer.Typer(
 StateDir = Annotated[
     Path | None,
     typer.Option(
-        "--state-dir", metavar="DIR", help="The ledger's folder. Default: the config's, or the platform's for a user."
+        "--state-dir",
+        metavar="DIR",
+        readable=False,  # whether it can be read is said by whoever reads it, with what to do
+        help="The ledger's folder. Default: the config's, or the platform's for a user.",
     ),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Default: $CORRAL_CONFIG, the user's, or /etc/corral/corral.toml."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        readable=False,
+        help="Default: $CORRAL_CONFIG, the user's, or /etc/corral/corral.toml.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
 
@@ -48,10 +57,11 @@ def _root(
 def state_folder(state_dir: Path | None, config: Path | None) -> Path | None:
     """The folder that is meant: the one named, the one of the config that is named or found, or None for the user's.
 
-    Exits with status 1 for a config that was named and cannot be used.
+    Exits with status 1 for a config that was named, or is this account's own, and cannot be used.
     """
     if state_dir is not None:
         return state_dir
+    from corral.process.table import account_name
     from corral.service.config import ConfigError, find, load
 
     chosen = config or find()
@@ -60,8 +70,21 @@ def state_folder(state_dir: Path | None, config: Path | None) -> Path | None:
     try:
         return load(chosen).service.state_dir
     except ConfigError as error:
-        if config is None:
-            return None  # a person's own jobs are not the service's, whose config they may not read
+        if config is None and not _is_own(chosen):
+            # A person's own jobs are not the service's, whose config they may not read. An operator must be told that
+            # "no live jobs" says nothing of the service.
+            say(f"what follows is {account_name(os.geteuid())}'s own, and not the service's: {error.faults[0]}")
+            return None
         for fault in error.faults:
             say(fault)
         raise typer.Exit(1) from None
+
+
+def _is_own(config: Path) -> bool:
+    """Whether this account is the one that the config is for."""
+    if os.environ.get("CORRAL_CONFIG", ""):
+        return True
+    try:
+        return config.stat().st_uid == os.geteuid()
+    except OSError:
+        return False

@@ -32,7 +32,10 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, metavar="N", 
 StoreDir = Annotated[
     Path | None,
     typer.Option(
-        "--state-dir", metavar="DIR", help="The store's folder. Default: the config's, or the platform's for a user."
+        "--state-dir",
+        metavar="DIR",
+        readable=False,
+        help="The store's folder. Default: the config's, or the platform's for a user.",
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -41,6 +42,10 @@ class Subjects:
     def sudo_path(self) -> str:
         """Where sudo looks for programs."""
         return programs.sudo_path(self.sudo) if self.sudo else programs.own_path()
+
+    def as_service(self, command: str) -> str:
+        """A command that only the service's account may do, as the operator types it."""
+        return f"sudo -u {shlex.quote(self.service)} {command}" if self.others else command
 
     def program(self, person: Person, engine: str) -> programs.Program | None:
         """The engine's program, as it would be started for the person; None if it is not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -74,7 +75,7 @@ def folder(subjects: Subjects) -> Findings:
             label,
             f"{place} belongs to {owner} and not to {subjects.service}",
             "it must be the service's",
-            f"sudo chown -R {subjects.service} {place}",
+            f"sudo chown -R {shlex.quote(subjects.service)} {shlex.quote(str(place))}",
         )
     if about.st_mode & 0o077:
         wrong = True
@@ -82,7 +83,7 @@ def folder(subjects: Subjects) -> Findings:
             label,
             f"{place} has mode {stat.S_IMODE(about.st_mode):04o}: others could read conversations, or write the ledger",
             "it must be 0700",
-            f"chmod 0700 {place}",
+            subjects.as_service(f"chmod 0700 {shlex.quote(str(place))}"),
         )
     if fault := _cannot_be_written(place):
         wrong = True
@@ -147,7 +148,7 @@ def jobs(subjects: Subjects) -> Findings:
             "jobs",
             f"{len(left)} jobs with {processes} processes have lost their supervisor: {names}",
             "the next start of the service ends them, or now: corral sweep",
-            f"corral sweep --state-dir {place}",
+            subjects.as_service(f"corral sweep --state-dir {shlex.quote(str(place))}"),
         )
     else:
         yield ok("jobs", f"{len(found)} running, none without its supervisor")
@@ -211,7 +212,7 @@ def _missing_folder(place: Path, service: str) -> Finding:
         "state folder",
         f"{place} is not there, and {service} may not make it in {above}",
         "make it, or have systemd do it (StateDirectory=, as `corral units` writes it)",
-        f"sudo install -d -m 0700 -o {service} {place}",
+        f"sudo install -d -m 0700 -o {shlex.quote(service)} {shlex.quote(str(place))}",
     )
 
 

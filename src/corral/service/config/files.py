@@ -16,10 +16,8 @@ def read_config(path: Path) -> tuple[str, tuple[str, ...]]:
     """The text of a config, and what is wrong with whose it is. Raises ConfigError where there is nothing to read."""
     content, about = _read(path)
     faults = []
-    if fault := _wrong_owner(about):
-        faults.append(
-            f"{path}: {fault}, who would decide who runs as whom: `chown {_own_name()} {path}`, after reading it"
-        )
+    if fault := _wrong_owner(about, path):
+        faults.append(f"{path}: {fault}")
     if about.st_mode & 0o022:
         faults.append(
             f"{path}: others than its owner may write it (mode {_mode(about)}), and would decide who runs as whom: "
@@ -61,10 +59,20 @@ def _regular(path: Path) -> tuple[bytes, os.stat_result]:
         os.close(descriptor)
 
 
-def _wrong_owner(about: os.stat_result) -> str:
+def _wrong_owner(about: os.stat_result, path: Path) -> str:
     if about.st_uid in (0, os.geteuid()):
         return ""
-    return f"it belongs to {account_name(about.st_uid)}, neither to root nor to {_own_name()}"
+    owner = account_name(about.st_uid)
+    if os.geteuid() == 0:
+        # Most likely the service's own: given to root, the service could not read it any more.
+        return (
+            f"it belongs to {owner}, who would decide what root does: if {owner} is the service's account, "
+            f"ask as {owner}, with `sudo -u {owner} corral` and the rest"
+        )
+    return (
+        f"it belongs to {owner}, neither to root nor to {_own_name()}, who would decide who runs as whom: "
+        f"`chown {_own_name()} {path}`, after reading it"
+    )
 
 
 def _mode(about: os.stat_result) -> str:
