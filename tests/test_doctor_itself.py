@@ -1,5 +1,6 @@
 """The doctor itself: bounded, and never ended by a check of its own; and what checks read, on files of the tests."""
 
+import io
 import os
 import threading
 import time
@@ -7,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from corral import view
 from corral.install import doctor
 from corral.install.attempt import attempt
 from corral.install.checks import rights
 from corral.install.doctor import Check, mending, run
 from corral.install.finding import Finding, error, ok
 from corral.install.programs import Program
-from corral.service.config import Config
+from corral.install.subjects import Subjects
+from corral.service.config import Config, Person
 from tests.harness.service import Service
 
 
@@ -55,6 +58,20 @@ class TestTheExamination:
     def test_each_command_that_mends_is_named_once(self) -> None:
         both = [error("a", "x", "", "one", "two"), error("b", "y", "", "two"), ok("c", "z")]
         assert mending(both) == ["# a: x", "one", "two"]
+
+    def test_what_others_called_a_process_stays_in_its_line(self) -> None:
+        name = "pid 7: codex\x1b]0;title\x07\r\nsudo rm -rf /\u202e\x9b2J"
+        found = [error("orphans", name, name, "corral sweep")]
+        assert mending(found) == ["# orphans: pid 7: codex sudo rm -rf /2J", "corral sweep"]
+        out = io.StringIO()
+        view.console(out).print(doctor.shown(found))
+        assert len(out.getvalue().splitlines()) == 3
+        assert not set("\x1b\x07\r\u202e\x9b") & set(out.getvalue())
+
+    def test_no_rule_is_advised_by_which_the_service_could_end_what_is_roots(self) -> None:
+        config = Config(people=(Person(name="a", os_user="root"),))
+        subjects = Subjects(config, "games", "/usr/bin/sudo", {"root": [config.people[0]]})
+        assert [one.status for one in rights.kill(subjects, "root")] == ["skip"]
 
 
 def test_an_engine_that_hangs_and_leaves_something_is_ended(service: Service, tmp_path: Path) -> None:

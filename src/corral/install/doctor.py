@@ -18,6 +18,7 @@ from rich.text import Text
 from corral.install.checks import engines, host, installation, limits, people, processes, rights, state
 from corral.install.finding import Finding, Findings, Status, error, ok
 from corral.install.subjects import Subjects
+from corral.printable import in_one_line
 from corral.service.config import ConfigError, load
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ WHOLE = 120.0
 """Seconds for all checks together. What was not answered by then is an error of its own."""
 
 _AT_ONCE = 4
+_LONGEST = 4000
 _STYLES = {"ok": "green", "warn": "yellow", "error": "bold red", "skip": "dim"}
 
 
@@ -76,7 +78,7 @@ def mending(findings: Sequence[Finding]) -> list[str]:
     lines: list[str] = []
     for finding in findings:
         if new := [command for command in finding.fix if command not in lines]:
-            lines += [f"# {finding.label}: {finding.detail}".replace("\n", " "), *new]
+            lines += [f"# {finding.label}: {_line(finding.detail)}", *new]
     return lines
 
 
@@ -86,15 +88,22 @@ def shown(findings: Sequence[Finding]) -> RenderableType:
     lines = []
     for finding in findings:
         head = Text.assemble(
-            (f"{finding.status:<6}", _STYLES[finding.status]), (f"{finding.label:<{width}}  ", "bold"), finding.detail
+            (f"{finding.status:<6}", _STYLES[finding.status]),
+            (f"{finding.label:<{width}}  ", "bold"),
+            _line(finding.detail),
         )
         lines.append(head)
         if finding.todo and finding.status != "ok":
-            lines.append(Text(f"{'':<6}→ {finding.todo}", style="cyan"))
+            lines.append(Text(f"{'':<6}→ {_line(finding.todo)}", style="cyan"))
     counted = Counter(finding.status for finding in findings)
     words: dict[Status, str] = {"error": "errors", "warn": "warnings", "skip": "skipped", "ok": "ok"}
     lines.append(Text(", ".join(f"{counted[status]} {name}" for status, name in words.items())))
     return Group(*lines)
+
+
+def _line(text: str) -> str:
+    """What a finding says: programs and processes of others have their words in it."""
+    return in_one_line(text, _LONGEST)
 
 
 def _work(waiting: queue.SimpleQueue[tuple[Check, queue.SimpleQueue[list[Finding]]]]) -> None:

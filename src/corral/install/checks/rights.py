@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shlex
 import stat
@@ -115,6 +116,10 @@ def kill(subjects: Subjects, account: str) -> Findings:
         return
     if subjects.sudo is None:
         yield skip(label, "there is no sudo")
+        return
+    if pwd.getpwnam(account).pw_uid == 0:
+        # The rule would be one to end everything on this machine: never a thing to advise.
+        yield skip(label, "no rule is written for root, as whom no agent should run")
         return
     refused = {}
     for name in _SIGNALS:
