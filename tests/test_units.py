@@ -90,6 +90,16 @@ class TestSystemd:
         assert "StateDirectory" not in systemd(config(service={"state_dir": "/srv/corral"}))
         assert "StateDirectory" not in systemd(config())
 
+    @pytest.mark.parametrize("name", ["", "/../../etc/x", "/a:b", "/a$b", "/a%b", "/a b", "/a\\b", '/a"b'])
+    def test_a_state_folder_that_systemd_has_no_words_for_is_left_to_the_operator(self, name: str) -> None:
+        made = config(service={"state_dir": f"/var/lib{name}", "socket": "/run/corral/corral.sock"})
+        assert "StateDirectory" not in systemd(made)
+        assert [sentence.split(":")[0][:21] for sentence in units.notices(made)] == ["systemd does not make"]
+
+    def test_a_state_folder_that_the_unit_closes_is_told_of(self) -> None:
+        made = config(service={"state_dir": "/etc/corral/state", "socket": "/run/corral/corral.sock"})
+        assert "cannot be written by a service with ProtectSystem=full" in list(units.notices(made))[-1]
+
     def test_many_backends_get_the_descriptors_that_they_need(self) -> None:
         assert "LimitNOFILE" not in systemd(config())
         assert systemd(config(pool={"backends": 1000}))["LimitNOFILE"] == "8256:524288"
@@ -153,6 +163,11 @@ class TestLaunchd:
                 assert lines[number - 1].startswith("\t<!-- ")
         assert all("--" not in comment for comment in re.findall(r"<!--(.*?)-->", text))
         assert plistlib.loads(text.encode())["ProgramArguments"][:2] == ["/opt/--corral--", "<&>"]
+
+    @pytest.mark.parametrize("name", ["a\nb", "a\x1b[2J", "\udcff"])
+    def test_what_it_has_no_words_for_is_refused(self, name: str) -> None:
+        with pytest.raises(UnitsError, match="no words for"):
+            launchd.plist(config(), "games", ["/opt/corral", name])
 
 
 class TestWhoseServiceItIs:

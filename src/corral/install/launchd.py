@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from corral.backends.environment import search_path
-from corral.install.units import STOP_MARGIN
+from corral.install.units import STOP_MARGIN, UnitsError
 
 if TYPE_CHECKING:
     from corral.service.config import Config
@@ -38,7 +38,7 @@ _WHY = {
 
 
 def plist(config: Config, user: str, program: Sequence[str]) -> str:
-    """The text of the property list."""
+    """The text of the property list. Raises UnitsError."""
     settings: dict[str, Any] = {
         "Label": LABEL,
         "ProgramArguments": [*program, "serve", *(["--config", str(config.path)] if config.path else [])],
@@ -54,6 +54,9 @@ def plist(config: Config, user: str, program: Sequence[str]) -> str:
         "SoftResourceLimits": {"NumberOfFiles": _FILES},
         "StandardErrorPath": str(config.service.state_dir / "corral.log"),
     }
+    for text in (*settings["ProgramArguments"], user, settings["StandardErrorPath"]):
+        if not text.isprintable():
+            raise UnitsError(f"a property list has no words for {text!a}: it is not printable")
     return _explained(plistlib.dumps(settings, sort_keys=False).decode())
 
 

@@ -35,6 +35,7 @@ DESCRIPTORS_OF_BACKEND = 8
 STOP_MARGIN = 10.0
 """Seconds beyond [service] shutdown before a service manager kills what is left."""
 _START_MARGIN = 60.0
+_CLOSED = ("/usr", "/boot", "/efi", "/etc")
 _DESCRIPTORS_BESIDE = 256
 _WIDTH = 100
 _SOFT_LIMIT_OF_SYSTEMD = 1024
@@ -123,6 +124,11 @@ def notices(config: Config) -> Iterator[str]:
         )
     if "state_dir" not in config.service.model_fields_set:
         yield 'set state_dir = "/var/lib/corral" below [service]: the service\'s account may have no home to keep it in'
+    elif not _below_var_lib(config):
+        folder = config.service.state_dir
+        yield f"systemd does not make {folder}: make it, for the service's account, with mode 0700"
+        if any(folder.is_relative_to(closed) for closed in _CLOSED):
+            yield f"{folder} cannot be written by a service with ProtectSystem=full: name a state_dir below /var/lib"
 
 
 def word(text: str) -> str:
@@ -196,13 +202,24 @@ def _places(config: Config) -> Iterator[_Setting]:
         "/run/corral, for the socket. People may enter: the service asks the kernel who they are.",
         ["RuntimeDirectory=corral", "RuntimeDirectoryMode=0755"],
     )
-    folder = config.service.state_dir
-    if "state_dir" in config.service.model_fields_set and folder.is_relative_to(STATE_OF_SYSTEM):
-        below = word(str(folder.relative_to(STATE_OF_SYSTEM)))
+    if below := _below_var_lib(config):
         yield _Setting(
-            f"Makes {folder} for the account. Conversations and the ledger are nobody else's to see.",
+            f"Makes {config.service.state_dir} for the account. Conversations and the ledger are nobody else's to see.",
             [f"StateDirectory={below}", "StateDirectoryMode=0700"],
         )
+
+
+def _below_var_lib(config: Config) -> str:
+    """The state folder as StateDirectory= takes it literally; empty where systemd is not to make it.
+
+    Not every path has words there: a colon makes a link of what follows it, and .. is refused.
+    """
+    folder = config.service.state_dir
+    if "state_dir" not in config.service.model_fields_set or not folder.is_relative_to(STATE_OF_SYSTEM):
+        return ""
+    below = folder.relative_to(STATE_OF_SYSTEM)
+    plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@+/-]*", str(below)) and ".." not in below.parts
+    return str(below) if plain else ""
 
 
 def _bounds(config: Config) -> Iterator[_Setting]:
