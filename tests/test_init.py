@@ -14,7 +14,7 @@ from corral.service.config import Config, ConfigError, Person
 from corral.service.config.commented import commented
 from tests.harness.chatting import OnTerminal, on_terminal
 from tests.harness.service import Service
-from tests.harness.stage import REPOSITORY
+from tests.harness.stage import REPOSITORY, Account
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_without_a_person_it_is_the_account_itself_and_a_missing_engine_is_told_
     assert status == 0
     assert document(file)["people"] == [{"name": service.account.name}]
     assert complaint == (
-        "corral: codex was not found on this account's PATH: install it, or set command below [engines] to its full "
-        "path\n"
+        "corral: codex was not found on this account's PATH: install it, or set command below [engines.codex] to "
+        "its full path\n"
     )
     assert "corral sudoers" not in said, "nobody has another account"
 
@@ -139,6 +139,24 @@ def test_what_no_config_can_hold_is_told_of_and_nothing_is_written(service: Serv
     assert status == 1
     assert [line.split(":")[1].strip() for line in complaint.splitlines()] == ["people[1].name", "people[1].workspace"]
     assert not file.exists()
+
+
+@pytest.mark.parametrize("folder", ["/x\ny", "/x\x1b[2Jy", "/x\udcffy"])
+def test_a_folder_that_is_no_line_of_text_is_told_of_as_one(service: Service, file: Path, folder: str) -> None:
+    status, _, complaint = init(service, "--config", str(file), "--state-dir", folder)
+    assert status == 1
+    assert len(complaint.splitlines()) == 1
+    assert complaint.isascii()
+    assert "\x1b" not in complaint
+    assert "state_dir" in complaint
+
+
+@pytest.mark.cross_account
+def test_root_is_told_that_the_service_could_not_read_it(service: Service, file: Path) -> None:
+    done = service.start(service.corral("init", "--config", str(file)), account=Account("root", 0, 0, Path("/")))
+    said = done.communicate(timeout=30)[0].decode()
+    assert f"`chown ACCOUNT {file}`" in said
+    assert "chown" not in init(service, "--config", str(file.with_name("other.toml")))[1]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,7 +67,7 @@ def init(
         engine=engine and engine.value,
         approval=approval and approval.value,
         workspace=workspace,
-        state_dir=state_dir and state_dir.absolute(),
+        state_dir=str(state_dir.absolute()) if state_dir else None,
     )
     try:
         if not force:
@@ -82,6 +84,11 @@ def init(
     typer.echo(f"{path} is written. Who may talk with an agent: {names}.")
     if missing := initial.missing_engine(written):
         say(missing)
+    if os.geteuid() == 0:
+        typer.echo(
+            f"Only root can read it. Where the service has another account: `chown ACCOUNT {shlex.quote(str(path))}`, "
+            "and do what follows as that account (`sudo -u ACCOUNT`)."
+        )
     typer.echo("Read it through, and then:")
     for command, purpose in initial.next_steps(written, path):
         typer.echo(f"  {command}  # {purpose}")

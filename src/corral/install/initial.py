@@ -41,7 +41,7 @@ class Answers:
     approval: str | None = None
     workspace: str | None = None
     """Of people who have none of their own."""
-    state_dir: Path | None = None
+    state_dir: str | None = None
 
 
 def usual_place() -> Path:
@@ -118,12 +118,13 @@ def next_steps(config: Config, path: Path) -> Iterator[tuple[str, str]]:
 
 def missing_engine(config: Config) -> str:
     """A sentence if the engine that people begin with is not on this account's PATH; else empty."""
-    settings = getattr(config.engines, config.service.engine)
-    program = settings.command[0]
+    engine = config.service.engine
+    program = getattr(config.engines, engine).command[0]
     if shutil.which(program):
         return ""
     return (
-        f"{program} was not found on this account's PATH: install it, or set command below [engines] to its full path"
+        f"{program} was not found on this account's PATH: install it, or set command below [engines.{engine}] to its "
+        "full path"
     )
 
 

@@ -165,7 +165,8 @@ def _programs(
         if (program := programs.find(config, engine, path, own=False)) is not None:
             found.append(program)
             continue
-        sentence = f"{_shown(command[0])} was not found on sudo's path, {path}"
+        where = "is no program that is there" if "/" in command[0] else f"was not found on sudo's path, {path}"
+        sentence = f"{_shown(command[0])} {where}"
         mend = f"install it, or set command below [engines.{engine}] to its full path, and write the rules again"
         if any(config.engine_of(person) == engine for person in people):
             names = ", ".join(person.name for person in people if config.engine_of(person) == engine)

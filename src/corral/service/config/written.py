@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -26,7 +27,7 @@ def shown(value: object) -> str:
         return "a table"
     if isinstance(value, list | tuple):
         return "a list"
-    text = quoted(value) if isinstance(value, str) else _number(value)
+    text = quoted(value) if isinstance(value, str | Path) else _number(value)
     return text if len(text) <= 80 else f"{text[:76]}…{text[-1]}"
 
 
