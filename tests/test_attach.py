@@ -158,7 +158,7 @@ async def test_ending_a_person(tmp_path: Path) -> None:
         assert [one["report"]["verdict"] for one in ended] == ["proven_empty"]
         await anna.turns(1)
         assert await end_person(path, "ben") == []
-        with pytest.raises(NoServiceError):
+        with pytest.raises(NoServiceError, match="nobody called 'mallory' whose agents this account may end"):
             await end_person(path, "mallory")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from corral.backends.base import Answer, BackendEnded, BackendStarted, Notice, Text, TurnEnded
 from corral.backends.running import Running
+from corral.service import records
 from corral.service.front import Reply
 from corral.service.service import AccessError
 from tests.harness.freezer import Freezer, NoFreezerError, freezer
@@ -109,6 +110,33 @@ class TestConversations:
             assert anna.front.of(Text)[-1].delta.split()[0] == first.split()[0], (
                 "the engine's thread is the first one's"
             )
+
+    async def test_the_engines_own_id_which_is_shown_first_names_it_too_for_its_person(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("talk")
+            await anna.front.turns(1)
+            shown = anna.front.of(BackendStarted)[0].conversation
+            row = anna.seat.conversation.subject.id
+            assert shown
+            assert shown != row
+            again = await host.seat(resume=shown)
+            assert again.seat.conversation.subject.id == row
+            anna.do("/new")
+            anna.do(f"/resume {shown}")
+            await anna.front.hears("you are back in")
+            with pytest.raises(LookupError, match="there is no conversation"):
+                await host.seat("ben", resume=shown)
+
+    async def test_the_report_of_a_chat_that_was_left_says_so(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("talk")
+            await anna.front.turns(1)
+            anna.seat.leave()
+            await anna.front.until(lambda: anna.front.closed_with is not None, "it is closed")
+            found = records.endings(tmp_path / "state", None, survivors=False, limit=5)
+            assert [row.why for row in found.reports] == ["the chat was left"]
 
     async def test_two_seats_at_one_conversation_share_one_backend(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:

@@ -200,7 +200,11 @@ async def _resume(at: LocalSeat, argument: str) -> Answered:
     found = (
         [row for row in rows if row.id == argument] or rows[number - 1 : number]
         if number
-        else [row for row in rows if row.id == argument or (len(argument) >= 4 and row.id.startswith(argument))]
+        else [
+            row
+            for row in rows
+            if argument in (row.id, row.thread) or (len(argument) >= 4 and row.id.startswith(argument))
+        ]
     )
     if len(found) != 1:
         return f"there is no conversation {argument!r}: /resume lists them"

@@ -194,16 +194,16 @@ class LocalSeat:
         self.service.moved(self)
         conversation.audience.join(self._relay)
 
-    async def _end_of(self, old: Conversation) -> None:
+    async def _end_of(self, old: Conversation, why: str = "another conversation was begun") -> None:
         """Leave a conversation: its backend is ended unless somebody else follows it."""
         if len(old.audience) > 1:
             old.audience.quit(self._relay)
             return
-        await self.service.end(old, "another conversation was begun")
+        await self.service.end(old, why)
         old.audience.quit(self._relay)
 
     async def _leave(self) -> None:
-        await self._end_of(self.conversation)
+        await self._end_of(self.conversation, "the chat was left")
         self.service.left(self)
         self._front.closed("")
 

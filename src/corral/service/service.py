@@ -316,6 +316,9 @@ class Service:
         row = await self._written(self.store.conversation(wanted), None) if wanted else None
         if row is None or row.person != person:
             if resume:
+                # The engine's own id, which a chat shows when its agent begins.
+                if named := [one for one in await self.earlier(person) if one.thread == resume]:
+                    return named[0]
                 raise LookupError(f"there is no conversation {resume!r}: /resume lists those that there are")
             return None
         return row

@@ -137,6 +137,8 @@ async def end_person(path: Path, person: str) -> list[dict[str, Any]]:
     reader, writer = await _connect(path)
     try:
         answer = await _ask(reader, writer, wire.EndPerson(person), END_TIMEOUT)
+    except NoServiceError:
+        raise NoServiceError(f"the service has nobody called {person!r} whose agents this account may end") from None
     finally:
         writer.close()
     if answer.get("event") == "closed":

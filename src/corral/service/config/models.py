@@ -174,7 +174,7 @@ class Person(_Table):
         default_factory=dict, examples=[{"OPENAI_API_KEY": "/etc/corral/daniel.key"}]
     )
     """Variables whose values are in files, one a file, for the person's agents. Each file belongs to the service's
-    account or to root, and nobody else may read it (mode 0600 or 0400)."""
+    account, and nobody else may read it (mode 0600 or 0400)."""
     keep_env: tuple[KeptVariable, ...] = Field(default=(), examples=[["HTTPS_PROXY", "NO_PROXY"]])
     """Variables that are handed on from the service's own environment, for example for a proxy. No others are."""
 
