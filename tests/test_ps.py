@@ -195,7 +195,8 @@ class TestWhoseJobs:
         env = self.config(service, 0, 0o600, "[[people]]\nname = 'a'\n")
         done = service.run(service.corral(command), env=env)
         assert done.returncode == 0
-        assert done.stderr.startswith(f"corral: what follows is {service.account.name}'s own, and not the service's: /")
+        whose = f"corral: {service.account.name}'s own state folder is meant, not the service's: /"
+        assert done.stderr.startswith(whose)
         assert "may not read it" in done.stderr
         assert len(done.stderr.splitlines()) == 1
 

@@ -73,7 +73,7 @@ def state_folder(state_dir: Path | None, config: Path | None) -> Path | None:
         if config is None and not _is_own(chosen):
             # A person's own jobs are not the service's, whose config they may not read. An operator must be told that
             # "no live jobs" says nothing of the service.
-            say(f"what follows is {account_name(os.geteuid())}'s own, and not the service's: {error.faults[0]}")
+            say(f"{account_name(os.geteuid())}'s own state folder is meant, not the service's: {error.faults[0]}")
             return None
         for fault in error.faults:
             say(fault)
