@@ -96,9 +96,13 @@ def shown(findings: Sequence[Finding]) -> RenderableType:
         if finding.todo and finding.status != "ok":
             lines.append(Text(f"{'':<6}→ {_line(finding.todo)}", style="cyan"))
     counted = Counter(finding.status for finding in findings)
-    words: dict[Status, str] = {"error": "errors", "warn": "warnings", "skip": "skipped", "ok": "ok"}
-    lines.append(Text(", ".join(f"{counted[status]} {name}" for status, name in words.items())))
+    words: dict[Status, str] = {"error": "error", "warn": "warning", "skip": "skipped", "ok": "ok"}
+    lines.append(Text(", ".join(_counted(counted[status], status, name) for status, name in words.items())))
     return Group(*lines)
+
+
+def _counted(number: int, status: Status, name: str) -> str:
+    return f"{number} {name}{'s' if status in ('error', 'warn') and number != 1 else ''}"
 
 
 def _line(text: str) -> str:
