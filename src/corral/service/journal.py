@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Journal:
-    """One conversation's. A store that fails (a full disk) is an error in the log; one that hangs holds work up once."""
+    """One conversation's. A store that fails is an error in the log; one that hangs holds work up once."""
 
     def __init__(self, store: Store, known: Callable[[Subject], Awaitable[None]]) -> None:
         """`known` is told when the conversation has got its id."""
