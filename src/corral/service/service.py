@@ -361,11 +361,17 @@ class Service:
         while True:
             recycle = self._config.recycle
             await asyncio.sleep(min(max(min(recycle.idle, recycle.age) / 20, 0.02), 30.0))
-            for conversation in list(self.live):
-                reason = await conversation.recycle(time.monotonic())
-                if reason:
-                    log.info("recycled", person=conversation.subject.person, reason=reason)
-                self.forget_if_unused(conversation)
+            await asyncio.gather(*(self._recycle_one(conversation) for conversation in list(self.live)))
+
+    async def _recycle_one(self, conversation: Conversation) -> None:
+        try:
+            reason = await conversation.recycle(time.monotonic())
+        except Exception:  # whatever it is, the others get old as well
+            log.exception("recycling failed", person=conversation.subject.person)
+            return
+        if reason:
+            log.info("recycled", person=conversation.subject.person, reason=reason)
+        self.forget_if_unused(conversation)
 
     async def _prune(self) -> None:
         while True:
