@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from corral.backends.base import Answer, BackendEnded, BackendStarted, Notice, Text, TurnEnded
+from corral.backends.base import (
+    Answer,
+    ApprovalClosed,
+    ApprovalRequested,
+    BackendEnded,
+    BackendStarted,
+    Notice,
+    Text,
+    TurnEnded,
+)
 from corral.backends.running import Running
 from corral.service import records
 from corral.service.front import Reply
@@ -183,6 +192,23 @@ class TestConversations:
             assert (await back.front.asked()).approval_id == approval.approval_id
             back.seat.answer(approval.approval_id, Answer("accept"))
             assert (await back.front.turns(1))[0].status == "completed"
+
+    async def test_where_nobody_can_be_asked_another_s_approval_is_left_open(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("ask")
+            approval = await anna.front.asked()
+            pipe = await host.seat(resume="last")
+            pipe.seat.decline((await pipe.front.asked()).approval_id)
+            assert anna.seat.conversation.approvals, "it is asked where the turn was begun"
+            anna.seat.answer(approval.approval_id, Answer("accept"))
+            assert (await anna.front.turns(1))[0].status == "completed"
+            await pipe.front.turns(1)
+            pipe.say("ask")
+            again = await pipe.front.until(lambda: pipe.front.of(ApprovalRequested)[1:], "leave is asked for again")
+            pipe.seat.decline(again[0].approval_id)
+            await pipe.front.turns(2)
+            assert [end.decision for end in pipe.front.of(ApprovalClosed)] == ["accept", "decline"]
 
     async def test_two_who_take_up_one_conversation_at_once_get_one_and_the_same(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:

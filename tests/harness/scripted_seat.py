@@ -54,6 +54,9 @@ class Scripted:
         answers = {question: list(given) for question, given in answer.answers.items()}
         self._hear("answer", [approval_id, answer.decision, answers])
 
+    def decline(self, approval_id: str) -> None:
+        self._hear("decline", approval_id)
+
     def finish(self) -> None:
         self._hear("finish")
         self._front.closed("")

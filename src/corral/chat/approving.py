@@ -24,9 +24,10 @@ MEANINGS = {"y": "yes", "n": "no", "s": "yes, for the whole session", "c": "no, 
 class Approver:
     """The open approvals of one conversation; `decide` is told what the person decided."""
 
-    def __init__(self, decide: Callable[[str, Answer], None], *, asks: bool) -> None:
+    def __init__(self, decide: Callable[[str, Answer], None], decline: Callable[[str], None] | None = None) -> None:
+        """`decline`: called instead of asking, where nobody can be asked."""
         self._decide = decide
-        self._asks = asks
+        self._decline = decline
         self._open: dict[str, ApprovalRequested] = {}
         self._answers: dict[str, list[str]] = {}
 
@@ -59,10 +60,10 @@ class Approver:
     def see(self, event: Shown) -> None:
         """Take notice of what is asked, and of what is not any more. Where nobody can be asked the answer is no."""
         if isinstance(event, ApprovalRequested):
-            if self._asks:
+            if self._decline is None:
                 self._open[event.approval_id] = event
             else:
-                self._decide(event.approval_id, Answer("decline"))
+                self._decline(event.approval_id)
         elif isinstance(event, ApprovalClosed):
             oldest = next(iter(self._open), None)
             self._open.pop(event.approval_id, None)

@@ -48,7 +48,7 @@ class Interactive:
         self._output = output
         self._state_dir = state_dir
         self._activity = Activity()
-        self._approver = Approver(self._answer, asks=True)
+        self._approver = Approver(self._answer)
         self._transcript = Transcript(self._put, self._activity.tool_seconds)
         self._asked: tuple[str, float] = ("", 0.0)
         self._early: list[RenderableType] = []

@@ -36,7 +36,7 @@ class Plain:
         self._stay = stay
         self._output = output
         self._printer = printer
-        self._approver = Approver(self._decide, asks=asks)
+        self._approver = Approver(self._decide, None if asks else self._decline)
         self._lines = Lines(0, self._take, self._ended, self._refuse)
         self._held: deque[str] = deque()
         self._ahead = 0
@@ -146,6 +146,10 @@ class Plain:
     def _decide(self, approval_id: str, answer: Answer) -> None:
         if self._stay.seat is not None:
             self._stay.seat.answer(approval_id, answer)
+
+    def _decline(self, approval_id: str) -> None:
+        if self._stay.seat is not None:
+            self._stay.seat.decline(approval_id)
 
     def _prompt_if_idle(self) -> None:
         if not (self._stay.busy or self._stay.left):

@@ -87,6 +87,8 @@ class Conversation:
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._stops = 0
+        self._speaker: Front | None = None
+        """Whose message the running turn, or the last one, answers."""
         self._handed_over = False
         """Whether the backend has begun the turn that runs here."""
         self._stop_early = False
@@ -171,6 +173,11 @@ class Conversation:
         if decided:
             self._journal.decided(approval_id, by)
         return decided
+
+    def decline(self, approval_id: str, front: Front, by: str) -> None:
+        """Decline for a front end where nobody can be asked, unless the turn is another's that is still there."""
+        if self._speaker is front or self._speaker not in self.audience.fronts:
+            self.answer(approval_id, Answer("decline"), by)
 
     def stop(self) -> Coroutine[Any, Any, BackendEnded | None]:
         """Stop the turn, drop what waits, and end the backend with all that it started; await what it returns.
@@ -293,7 +300,7 @@ class Conversation:
             elif self._eager:
                 await self._warm()
             elif self._waiting:
-                await self._hold_turn(self._waiting.popleft().message)
+                await self._hold_turn(self._waiting.popleft())
             else:
                 self._finishing.clear()
                 self.audience.idle()
@@ -312,7 +319,8 @@ class Conversation:
         finally:
             self._eager = False
 
-    async def _hold_turn(self, message: Input) -> None:
+    async def _hold_turn(self, waiting: _Waiting) -> None:
+        message, self._speaker = waiting.message, waiting.front
         self.began = time.monotonic()
         stops = self._stops
         end = TurnEnded("interrupted", STOPPED)

@@ -96,6 +96,9 @@ class Seat(Protocol):
     def answer(self, approval_id: str, answer: Answer) -> None:
         """Decide an open approval; one that waits no more is left alone."""
 
+    def decline(self, approval_id: str) -> None:
+        """Decline it because nobody can be asked here; not for the turn of another front end that is still there."""
+
     def finish(self) -> None:
         """Say that nothing more will be said: after the last turn the seat leaves by itself."""
 

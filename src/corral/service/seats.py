@@ -93,6 +93,10 @@ class LocalSeat:
         if not self._over:
             self.conversation.answer(approval_id, answer, self.person)
 
+    def decline(self, approval_id: str) -> None:
+        if not self._over:
+            self.conversation.decline(approval_id, self._relay, self.person)
+
     def finish(self) -> None:
         self._relay.finishing = True
         self.conversation.finish(self._relay)

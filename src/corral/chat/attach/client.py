@@ -95,6 +95,9 @@ class AttachedSeat:
         answers = {question: list(given) for question, given in answer.answers.items()}
         self._call(wire.AnswerCall(approval_id, answer.decision, answers))
 
+    def decline(self, approval_id: str) -> None:
+        self._call(wire.Decline(approval_id))
+
     def interrupt(self) -> None:
         self._call(wire.Plain("interrupt"))
 

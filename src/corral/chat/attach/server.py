@@ -245,6 +245,8 @@ class _Client:
                     seat.command(text)
                 case wire.AnswerCall():
                     seat.answer(call.approval_id, Answer(call.decision, call.answers))
+                case wire.Decline(approval_id=approval_id):
+                    seat.decline(approval_id)
                 case wire.Plain(name=name):
                     if name not in wire.PLAIN:
                         raise ValueError(f"there is no call {name!r}")

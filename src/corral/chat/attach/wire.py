@@ -59,6 +59,12 @@ class AnswerCall(msgspec.Struct, tag="answer", tag_field="call", omit_defaults=T
     answers: dict[str, list[str]] = {}
 
 
+class Decline(msgspec.Struct, tag="decline", tag_field="call"):
+    """Seat.decline."""
+
+    approval_id: str
+
+
 class Plain(msgspec.Struct, tag="do", tag_field="call"):
     """A call without arguments, by its name."""
 
@@ -66,7 +72,7 @@ class Plain(msgspec.Struct, tag="do", tag_field="call"):
 
 
 First: TypeAlias = Hello | EndPerson
-Call: TypeAlias = Send | Command | AnswerCall | Plain
+Call: TypeAlias = Send | Command | AnswerCall | Decline | Plain
 
 PLAIN = ("interrupt", "finish", "leave", "hurry", "detach")
 
