@@ -75,6 +75,9 @@ class AttachedSeat:
             front.closed(f"the service was not understood: {error}")
         except OSError:  # it went while something was being sent
             await self._tell_of_the_end(front)
+        except Exception as error:
+            front.closed(f"a fault in this chat: {error!r}")
+            raise
         else:
             await self._tell_of_the_end(front)
         finally:

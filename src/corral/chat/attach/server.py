@@ -70,13 +70,13 @@ class SocketServer:
         """Listen no more, and let the connections end."""
         if self._server is None:
             return
+        with suppress(OSError):  # while it listens: afterwards the file may be another service's
+            self._path.unlink()
         self._server.close()
         if self._connections:
             await asyncio.wait(list(self._connections), timeout=FLUSH_TIMEOUT)
         for one in self._connections:
             one.cancel()
-        with suppress(OSError):
-            self._path.unlink()
 
     def reloaded(self) -> None:
         """The configuration has changed: whoever may not speak any more for whom they do is heard no more."""
@@ -104,7 +104,8 @@ class SocketServer:
         counted, uid = False, -1
         try:
             uid = peer_uid(writer.get_extra_info("socket"))
-            people = may_speak_for(self._service.config, uid)
+            # A directory service may take its time to say who has which number.
+            people = await asyncio.to_thread(may_speak_for, self._service.config, uid)
             if not people:
                 self._tell_of_refusal(uid)
                 return
