@@ -79,6 +79,7 @@ EVENTS = st.one_of(
 
 
 @given(st.lists(EVENTS, max_size=40))
+@pytest.mark.slow
 def test_whatever_an_engine_says_a_turn_holds_its_invariants(events: list[TurnEvent]) -> None:
     feed = TurnFeed()
     for event in [*events, TurnEnded("failed", "the last word")]:
@@ -173,6 +174,7 @@ class TestForms:
             forms.content(self.SCHEMA, answers)
 
     @given(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.dictionaries(st.text(), inner)))
+    @pytest.mark.slow
     def test_no_schema_breaks_it(self, schema: object) -> None:
         forms.questions({"properties": schema})
         forms.questions(schema)

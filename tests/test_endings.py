@@ -102,6 +102,7 @@ def test_a_killed_supervisor_leaves_nothing_and_the_reaper_proves_it(
     assert report["ended_by"] == "reaper"
 
 
+@pytest.mark.slow
 def test_half_a_message_before_a_supervisor_is_killed_holds_nothing_up(
     account: Route, driver: Driver, planted: Plant
 ) -> None:
@@ -160,6 +161,7 @@ def test_the_tree_of_a_job_lists_what_the_judge_sees(account: Route, driver: Dri
 
 
 @pytest.mark.parametrize("milliseconds", ["0", "1", "2"])
+@pytest.mark.slow
 def test_a_chain_faster_than_any_signal_is_ended(
     milliseconds: str, account: Route, driver: Driver, planted: Plant
 ) -> None:
@@ -213,6 +215,7 @@ def test_a_killed_sudo_loses_nothing(name: str, driver: Driver, planted: Plant) 
 
 @pytest.mark.cross_account
 @pytest.mark.parametrize("tags", [None, "PASSWD:"], ids=["no_rule", "password_wanted"])
+@pytest.mark.slow
 def test_without_a_rule_for_kill_the_survivors_are_named_and_ended_once_it_is_there(
     tags: str | None, driver: Driver, planted: Plant, sudo_rules: SudoRules
 ) -> None:

@@ -104,6 +104,7 @@ def test_who_allocates_beyond_its_memory_fails_and_its_tree_ends_proven(
     service.wait_empty(but=[driver.pid])
 
 
+@pytest.mark.slow
 def test_a_fork_bomb_stays_within_its_processes_and_is_ended_while_others_work_on(
     driver: Driver, service: Service, account: Route, uid: int, stage: Stage
 ) -> None:

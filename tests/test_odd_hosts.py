@@ -137,6 +137,7 @@ class TestFullDisk:
 class TestLostFolders:
     """What was there when the job began is gone."""
 
+    @pytest.mark.slow
     def test_a_ledger_that_is_removed_while_the_job_runs_loses_no_tree(
         self, account: Route, driver: Driver, planted: Plant
     ) -> None:
@@ -153,6 +154,7 @@ class TestLostFolders:
         assert verdict(driver.end()) == PROVEN
 
 
+@pytest.mark.slow
 class TestStoppedReaper:
     """SIGSTOP is not a death: nothing closes, nobody answers."""
 

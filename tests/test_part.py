@@ -67,6 +67,7 @@ def test_what_is_chosen_goes_and_the_rest_stays(service: Service, driver: Driver
     service.wait_empty(but=[driver.pid])
 
 
+@pytest.mark.slow
 def test_nothing_chosen_is_nothing_done(service: Service, driver: Driver, account: Route) -> None:
     kept, _ = grow(service, driver, account)
     sessions = {one["sid"] for one in driver.ask("tree")}
@@ -76,6 +77,7 @@ def test_nothing_chosen_is_nothing_done(service: Service, driver: Driver, accoun
 
 
 @pytest.mark.cross_account
+@pytest.mark.slow
 def test_who_may_not_be_signalled_is_returned(
     service: Service, driver: Driver, person: Account, sudo_rules: Callable[..., Any]
 ) -> None:

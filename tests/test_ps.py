@@ -111,6 +111,7 @@ def test_a_secret_argument_of_the_command_is_not_in_the_record_that_names_the_jo
     assert job["command"] == "sh"
 
 
+@pytest.mark.slow
 def test_jobs_are_listed_oldest_first_even_those_of_one_second(service: Service) -> None:
     ids = []
     for _ in range(4):
@@ -175,6 +176,7 @@ def test_a_ledger_that_others_may_write_to_is_refused_with_what_to_do(driver: Dr
     assert "chmod 700" in complaint
 
 
+@pytest.mark.slow
 class TestWhoseJobs:
     """Without --state-dir: the config says where they are, if this account may believe it."""
 
@@ -210,6 +212,7 @@ class TestWhoseJobs:
         assert "did you mean name?" in done.stderr
 
 
+@pytest.mark.slow
 class TestOutputThatIsNotTaken:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
     @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -206,10 +206,12 @@ class TestCorralRun:
         assert (status, "no-such-account" in said) == (125, True)
 
     @pytest.mark.parametrize("arguments", [["--no-such-option"], [], ["--grace", "x", "--", "true"]])
+    @pytest.mark.slow
     def test_125_for_a_wrong_call(self, arguments: list[str], service: Service) -> None:
         assert service.run(service.corral("run", *arguments)).returncode == 125
 
     @pytest.mark.parametrize("streams", ["<&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
+    @pytest.mark.slow
     def test_closed_streams_of_the_caller_harm_nothing(self, streams: str, service: Service) -> None:
         corral = service.corral("run", "--state-dir", str(service.state_dir), "--", "sh", "-c", "sleep 1000 & exit 4")
         assert service.run(["sh", "-c", f'exec "$@" {streams}', "-", *corral]).returncode == 4

@@ -122,6 +122,7 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(OPERATIONS)
+@pytest.mark.slow
 def test_a_conversation_has_one_holder_whatever_comes_and_goes(operations: list[tuple[str, int, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(held_as_the_model_says(Path(folder), operations))

@@ -136,6 +136,7 @@ class TestWhatTheyAllow:
 
 
 @pytest.mark.cross_account
+@pytest.mark.slow
 class TestAccountsWithOddNames:
     """sudoers knows ALL, aliases in capitals, %groups, #numbers and !not: none of it may be meant."""
 

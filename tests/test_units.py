@@ -189,6 +189,7 @@ class TestWhoseServiceItIs:
 
 
 @pytest.mark.parametrize(("kind", "begins"), [("systemd", "# Corral"), ("tmpfiles", "# Folders"), ("launchd", "<?xml")])
+@pytest.mark.slow
 def test_the_command_prints_one_file(kind: str, begins: str, service: Service) -> None:
     file = service.folder / "corral.toml"
     file.write_text('[[people]]\nname = "daniel"\n')

@@ -83,7 +83,10 @@ install() { # EXTRA...
     done
     [ -n "$missing" ] || return 0
     say "installing Corral and [${missing#,}] into .venv"
-    PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install --editable ".[${missing#,}]" ||
+    quiet=--quiet
+    [ ! -t 1 ] || quiet= # there pip shows a bar, which tells that a long download goes on
+    # shellcheck disable=SC2086 # one word or none
+    PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install $quiet --editable ".[${missing#,}]" ||
         fail "pip could not install [${missing#,}] (its message is above). It needs the Python package index once."
     for extra in "$@"; do
         stamp >".venv/installed-$extra"
