@@ -90,7 +90,7 @@ class Serving:
         log.info(
             "serving", people=len(config.people), socket=str(config.socket_path), state=str(config.service.state_dir)
         )
-        notify("READY=1", f"STATUS=serving {len(config.people)} people")
+        notify("READY=1", f"STATUS=serving {config.head_count}")
         await self._ending.wait()
         notify("STOPPING=1")
         summary = await self._service.shutdown()
@@ -122,7 +122,7 @@ class Serving:
             await self._service.reload(config)
             self._socket.reloaded()
             log.info("reloaded", people=len(config.people))
-        notify("READY=1", f"STATUS=serving {len(self._service.config.people)} people")
+        notify("READY=1", f"STATUS=serving {self._service.config.head_count}")
 
 
 def _log(error: BaseException | None) -> None:

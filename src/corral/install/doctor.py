@@ -47,7 +47,7 @@ def examine(path: Path | None, *, seconds: float = WHOLE) -> list[Finding]:
     except ConfigError as problem:
         wrong = [error("config", fault, "mend it: the checks of people need it") for fault in problem.faults]
         return [*wrong, *run(_of_the_machine(), seconds)]
-    found = ok("config", f"{config.path}: {len(config.people)} people")
+    found = ok("config", f"{config.path}: {config.head_count}")
     subjects = Subjects.of(config)
     return [found, *run([*_of_the_machine(), *_of_the_config(subjects)], seconds)]
 

@@ -202,6 +202,11 @@ class Config(_Table):
         runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
         return Path(runtime or self.service.state_dir) / SOCKET
 
+    @property
+    def head_count(self) -> str:
+        """How many people there are, in words."""
+        return "1 person" if len(self.people) == 1 else f"{len(self.people)} people"
+
     def person(self, name: str) -> Person | None:
         """The person of this name."""
         return next((person for person in self.people if person.name == name), None)
