@@ -51,8 +51,10 @@ def freezer(stage: Stage) -> Iterator[Freezer]:
     try:
         group.mkdir()
         found = Freezer(group)
-        yield found
-        found.thaw()
+        try:
+            yield found
+        finally:  # What is frozen could not even be killed.
+            found.thaw()
         wait_until(lambda: not (group / "cgroup.procs").read_text(), what="everything thawed had left the freezer")
         group.rmdir()
     finally:
