@@ -165,7 +165,8 @@ class TestContract:
         assert (before is None) == (after is None)
         if before is not None:
             assert after is not None
-            assert after > before
+            assert not after.none_since(before)
+            assert not after.none_here_since(before)
 
     def test_nobody_is_hidden_whom_the_table_says_it_shows(self, table: ProcessTable) -> None:
         assert table.hides_others() is (table.read(1) is None)

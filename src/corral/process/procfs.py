@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from corral.process.table import Process
+from corral.process.table import Births, Process
 from corral.process.typed import NamedTuple
 
 _CHUNK = 16384
@@ -112,14 +112,33 @@ def hides_others() -> bool:
     return stat(1) is None
 
 
-def births() -> int | None:
-    """The kernel's count of forks since boot (proc_stat(5), `processes`).
+def births() -> Births | None:
+    """The forks since boot (proc_stat(5), `processes`), and the last pid of this PID namespace (proc_loadavg(5)).
 
-    A scan during which it did not change saw everybody: nobody can have been born behind its back.
+    The kernel counts a fork in the same step that makes it visible in /proc. It hands out the pid earlier: a fork that
+    is under way when `last_pid` is read can become visible later. `trackers.nothing_found` allows for that.
     """
     text = _slurp("/proc/stat")
     at = text.find(b"\nprocesses ")
-    return int(text[at + 11 : text.index(b"\n", at + 1)]) if at >= 0 else None
+    if at < 0:
+        return None
+    host = int(text[at + 11 : text.index(b"\n", at + 1)])
+    try:
+        # loadavg speaks of the reader's namespace, whichever namespace /proc was mounted in.
+        if not _shows_own_namespace():
+            return Births(host)
+        *_, tasks, last_pid = _slurp("/proc/loadavg").split()
+        free = int(_slurp("/proc/sys/kernel/pid_max")) - int(tasks.partition(b"/")[2])
+    except (OSError, ValueError):
+        return Births(host)
+    return Births(host, int(last_pid), free)
+
+
+def _shows_own_namespace() -> bool:
+    """Whether /proc is that of this process's PID namespace: seen from an outer one, a process has several pids."""
+    status = _slurp("/proc/self/status")
+    at = status.index(b"\nNSpid:") + 7
+    return len(status[at : status.index(b"\n", at)].split()) == 1
 
 
 def command(pid: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-from corral.process.table import UNKNOWN, Process
+from corral.process.table import UNKNOWN, Births, Process
 
 _STATES = {
     psutil.STATUS_RUNNING: "R",
@@ -54,7 +54,7 @@ def hides_others() -> bool:
     return False
 
 
-def births() -> int | None:
+def births() -> Births | None:
     """None: macOS has no count of forks that any account may read."""
     return None
 

@@ -59,6 +59,27 @@ class Process(NamedTuple):
         return self.start_time != UNKNOWN
 
 
+class Births(NamedTuple):
+    """How far the host, and this PID namespace, had come in starting processes and threads."""
+
+    host: int
+    """Forks since boot, of every PID namespace."""
+    last_pid: int | None = None
+    """The last pid that this PID namespace handed out; None where it cannot be had."""
+    free_pids: int = 0
+    """So many pids at least were free: fewer forks than that cannot bring `last_pid` round to the same number."""
+
+    def none_since(self, before: Births) -> bool:
+        """Whether the host has started nobody."""
+        return self.host == before.host
+
+    def none_here_since(self, before: Births) -> bool:
+        """Whether this PID namespace has handed out no pid, whatever the rest of the host did."""
+        if self.last_pid is None or self.last_pid != before.last_pid:
+            return False
+        return self.host - before.host < min(self.free_pids, before.free_pids)
+
+
 class ProcessTable(Protocol):
     """What the trackers ask of the host. None of these raises for a process that is gone."""
 
@@ -74,8 +95,8 @@ class ProcessTable(Protocol):
     def hides_others(self) -> bool:
         """Whether this account may not see the processes of others, so that not finding any means nothing."""
 
-    def births(self) -> int | None:
-        """How many processes and threads the host has ever started; None where it does not count them."""
+    def births(self) -> Births | None:
+        """How many processes and threads were ever started; None where the host does not count them."""
 
     def command(self, pid: int) -> str:
         """The command line, arguments joined by spaces; '' when it cannot be had."""

@@ -17,33 +17,47 @@ from collections.abc import Callable, Iterable
 from corral.process import mark as marks
 from corral.process import procfs
 from corral.process.report import NO_CHILDREN
-from corral.process.table import UNKNOWN, Identity, Process, ProcessTable
+from corral.process.table import UNKNOWN, Births, Identity, Process, ProcessTable
 from corral.process.typed import Protocol
 
 _WALL = 0x40000000 if sys.platform == "linux" else 0
 """waitpid(2): children that were cloned with another exit signal than SIGCHLD count as children too."""
 
 
-_LOOKS = 20
-"""A look can miss a chain that hands on from process to process; one during which the host started nobody cannot. On a
-host that is never calm, this many looks in a row must find nothing."""
-_LEAST_LOOKS, _LOOKING = 3, 1.0
-"""This many are enough where a look takes long (more seconds than that altogether), or where nothing can be had from
-waiting for calm because the host does not count whom it starts."""
+_SCANS = 20
+"""A scan can miss a chain that hands on from process to process; one during which nobody was started cannot. Where that
+never happens, this many scans in a row must find nothing."""
+_LEAST_SCANS, _SCANNING = 3, 1.0
+"""This many are enough where scanning is slow (over this many seconds in all), or where waiting for calm is pointless
+because the host does not count forks."""
 
 
-def nothing_found(look: Callable[[], list[Process]], births: Callable[[], int | None]) -> bool:
-    """Whether looks show nobody: one during which nobody was born, or many in a row."""
-    enough = time.monotonic() + _LOOKING
-    for number in range(1, _LOOKS + 1):
+def nothing_found(look: Callable[[], list[Process]], births: Callable[[], Births | None]) -> bool:
+    """Whether scans show nobody: one during which nobody was started, or many in a row.
+
+    Host-wide, one such scan is exact. Within the PID namespace it takes two in a row: a pid is handed out before its
+    process can be seen, so a fork that was under way at the first count may show nowhere in the first scan. Its parent
+    is inside fork(2) until then: either the first scan meets the parent, or the second the child. (Who may choose pids
+    or set the namespace's last pid has CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE there.)
+    """
+    enough = time.monotonic() + _SCANNING
+    previous: Births | None = None
+    for number in range(1, _SCANS + 1):
         before = births()
         if look():
             return False
-        calm = before is not None and before == births()
-        patient = before is not None and time.monotonic() < enough
-        if calm or (not patient and number >= _LEAST_LOOKS):
+        if _nobody_was_started(previous, before, births()):
             return True
+        if number >= _LEAST_SCANS and (before is None or time.monotonic() >= enough):
+            return True
+        previous = before
     return True
+
+
+def _nobody_was_started(previous: Births | None, before: Births | None, after: Births | None) -> bool:
+    if before is None or after is None:
+        return False
+    return after.none_since(before) or (previous is not None and after.none_here_since(previous))
 
 
 def _forget(_pid: int, _status: int) -> None:
