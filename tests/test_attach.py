@@ -52,6 +52,25 @@ async def attached(path: Path, hello: wire.Hello | None = None) -> AsyncIterator
         await asyncio.wait_for(asyncio.wait([reading]), 5)
 
 
+async def test_a_link_put_in_the_place_of_the_new_socket_does_not_open_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, listen = tmp_path / "private", asyncio.start_unix_server
+    private.touch(0o600)
+
+    async def replaced(*arguments: Any, **options: Any) -> asyncio.Server:
+        server = await listen(*arguments, **options)
+        arguments[1].unlink()
+        arguments[1].symlink_to(private)
+        return server
+
+    async with hosting(configured(tmp_path)) as host:
+        monkeypatch.setattr(asyncio, "start_unix_server", replaced)
+        with pytest.raises(SocketError, match="in the place of the socket"):
+            await SocketServer(host.service, host.service.config.socket_path).start()
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+
+
 async def test_a_turn_over_the_socket_is_the_same_as_without(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
         assert anna.seat.welcome.person == "anna"

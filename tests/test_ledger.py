@@ -148,6 +148,26 @@ def test_a_record_that_grew_large_is_compacted_to_the_living(tmp_path: Path) -> 
     record.close()
 
 
+def test_finding_one_record_reads_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path)
+    for number in range(3):
+        written(tmp_path, f"other-{number}")
+    opened: list[str] = []
+    genuine = os.open
+
+    def noting(name: Any, *arguments: Any, **options: Any) -> int:
+        opened.append(Path(name).name)
+        return genuine(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", noting)
+    entry = ledger.find(str(tmp_path), "one")
+    assert entry is not None
+    assert entry.path == str(path)
+    assert [name for name in opened if name.endswith(".job")] == ["one.job"]
+    assert ledger.find(str(tmp_path), "../jobs/one") is None
+    assert ledger.find(str(tmp_path), "absent") is None
+
+
 def test_a_folder_that_others_may_write_to_is_refused_with_what_to_do(tmp_path: Path) -> None:
     written(tmp_path)
     (tmp_path / "jobs").chmod(0o777)

@@ -13,6 +13,7 @@ import pytest
 
 from corral.backends.base import Input
 from corral.process import live_jobs
+from corral.service import lock
 from tests.harness.daemon import serving, start, write_config
 from tests.harness.waiting import until, wait_until
 
@@ -143,6 +144,15 @@ def test_one_service_to_a_state_folder(tmp_path: Path) -> None:
         assert second.returncode == 1
         assert f"runs on {tmp_path}/state already (pid {daemon.process.pid})" in second.stderr
         assert daemon.process.poll() is None
+
+
+def test_a_link_in_the_place_of_the_lock_does_not_empty_its_target(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / lock.FILE).symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic links"):
+        lock.take(tmp_path)
+    assert precious.read_text() == "precious"
 
 
 def test_a_bad_config_is_refused_with_all_its_faults(tmp_path: Path) -> None:

@@ -51,8 +51,10 @@ class Ending:
         *,
         mark: int = 0,
         notes: list[str] | None = None,
+        job_id: str = "",
     ) -> None:
         self._mark = mark
+        self._job_id = job_id
         self._tracker = tracker
         self._signaller = signaller
         self._table = table
@@ -98,6 +100,8 @@ class Ending:
             cause=cause,
             ended_by=ended_by,
             notes=tuple(self._notes),
+            job_id=self._job_id,
+            ended_at=round(time.time(), 3),
         )
 
     def hold(self, rest: Callable[[float], None], *, cause: str, ended_by: str) -> Report:

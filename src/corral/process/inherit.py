@@ -126,7 +126,15 @@ class _Inherited:
         else:
             tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0, person=person)
         self._table = table
-        self._ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=known.mark, notes=notes)
+        self._ending = Ending(
+            tracker,
+            Signaller(table, person=person),
+            table,
+            time.sleep,
+            mark=known.mark,
+            notes=notes,
+            job_id=known.job_id,
+        )
 
     def end(self) -> Report:
         report = self._ending.run(self._known.ladder, cause="reaper_died", ended_by="supervisor")

@@ -20,6 +20,7 @@ from corral.process.ending import Ladder
 from corral.process.errors import JobError, StartError
 from corral.process.inherit import Inheritance, become_subreaper, stop_being_subreaper
 from corral.process.report import Report
+from corral.process.report import clear as clear_report
 from corral.process.table import Process, is_this_account
 
 PIPE = subprocess.PIPE
@@ -118,18 +119,19 @@ class Job:
         Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either: the
         cancellation takes as long as ending what was begun does, with no grace; a second one does not wait for that.
         """
+        folder = _absolute(state_dir if state_dir is not None else ledger.default_state_dir())
+        report_path = _absolute(report_file) if report_file is not None else None
+        wanted_cwd = _absolute(cwd) if cwd is not None else None
+        # First of all: a start that fails must not leave the report of an earlier run to be taken for its own.
+        notice = _clear_report(report_path) if report_path is not None else ""
         _check(argv, {**(kept_env or {}), **(env or {})}, grace, kill, tracker)
         resource_limits.check(limits or {})
         job_id = job_id or ledger.new_id()
         if not ledger.is_id(job_id):
             raise StartError("invalid", f"{job_id!r} is no job's id: use ledger.new_id()")
-        try:
-            folder = os.path.abspath(state_dir if state_dir is not None else ledger.default_state_dir())
-            report_path = os.path.abspath(report_file) if report_file is not None else None
-            wanted_cwd = os.path.abspath(cwd) if cwd is not None else None
-        except FileNotFoundError:
-            raise StartError("cwd", "this process's own folder is gone, and a path is relative to it") from None
         job = cls(job_id, Ladder(grace, kill), folder, report_path, marks.choose())
+        if notice:
+            job.notices.append(notice)
         environment = _environment(user, env, kept_env)
         beginning = asyncio.ensure_future(
             job._begin(
@@ -464,6 +466,25 @@ def _check(argv: Sequence[str], env: Mapping[str, str], grace: float, kill: floa
     # One message carries both to the reaper; the kernel would refuse them at a fraction of that.
     if sum(map(len, [*argv, *env, *env.values()])) > lifeline.MOST_BYTES // 8:
         raise StartError("invalid", "the arguments and the environment are larger than any command may have")
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    try:
+        found = os.path.abspath(path)
+    except FileNotFoundError:
+        raise StartError("cwd", "this process's own folder is gone, and a path is relative to it") from None
+    if "\0" in found:
+        raise StartError("invalid", f"the path {found!r} holds a NUL byte")
+    return found
+
+
+def _clear_report(path: str) -> str:
+    """Remove the report of an earlier run; a sentence if it may still be there."""
+    try:
+        clear_report(path)
+    except OSError as error:
+        return f"the report of an earlier run could not be removed from {path}: {error.strerror}"
+    return ""
 
 
 def _here() -> str:

@@ -201,28 +201,38 @@ def claim(path: str) -> Claim | None:
 
 def entries(state_dir: str) -> list[Entry | Rejected]:
     """All records, oldest first. An absent folder holds none. Raises LedgerError for a folder that is not ours."""
+    opened = _open(state_dir)
+    if opened is None:
+        return []
+    folder, key = opened
+    return [read(os.path.join(folder, name), key) for name in sorted(os.listdir(folder)) if name.endswith(_SUFFIX)]
+
+
+def find(state_dir: str, job_id: str) -> Entry | None:
+    """The record of one job, or None if there is none that can be believed. Raises LedgerError as `entries` does."""
+    opened = _open(state_dir)
+    if opened is None or not is_id(job_id):
+        return None
+    folder, key = opened
+    entry = read(_path(folder, job_id), key)
+    return entry if isinstance(entry, Entry) else None
+
+
+def _open(state_dir: str) -> tuple[str, bytes] | None:
+    """The folder of the records and its key, which is empty if it cannot be read. None for an absent folder."""
     folder = os.path.join(state_dir, "jobs")
     try:
         _check_folder(folder)
     except FileNotFoundError:
-        return []
+        return None
     except OSError as error:
         raise LedgerError(
             f"the ledger {folder} cannot be read ({error.strerror}): ask as the account it belongs to"
         ) from error
     try:
-        key = _load_key(folder, make=False)
+        return folder, _load_key(folder, make=False)
     except OSError:
-        key = b""
-    return [read(os.path.join(folder, name), key) for name in sorted(os.listdir(folder)) if name.endswith(_SUFFIX)]
-
-
-def find(state_dir: str, job_id: str) -> Entry | None:
-    """The record of one job, or None if there is none that can be believed."""
-    for entry in entries(state_dir):
-        if isinstance(entry, Entry) and entry.id == job_id:
-            return entry
-    return None
+        return folder, b""
 
 
 def read(path: str, key: bytes) -> Entry | Rejected:

@@ -61,6 +61,7 @@ class Reaper:
         self._poked = False
         self._ignored: list[int] = []
         self._mark = 0
+        self._job_id = ""
         # Until there is a command: no child is no tree.
         self._tracker: Tracker = Subreaper(self._on_exit)
         self._signaller = Signaller(self._table, person=os.getuid())
@@ -85,6 +86,7 @@ class Reaper:
 
     def _start(self, config: dict[str, Any]) -> None:
         self._ladder = Ladder(float(config["grace"]), float(config["kill"]))
+        self._job_id = config["id"]
         self._report_file = config.get("report_file")
         portable = config["tracker"] == "portable" or not prctl.set_child_subreaper(True)
         request = Command(
@@ -247,7 +249,13 @@ class Reaper:
     def _end(self) -> None:
         self._guard(lambda: self.wire.send({"ending": self._cause}))
         self._ending = Ending(
-            self._tracker, self._signaller, self._table, self._wait, mark=self._mark, notes=self._notes
+            self._tracker,
+            self._signaller,
+            self._table,
+            self._wait,
+            mark=self._mark,
+            notes=self._notes,
+            job_id=self._job_id,
         )
         report = self._ending.run(self._ladder, cause=self._cause, ended_by="reaper")
         if not report.empty:

@@ -133,12 +133,21 @@ def _claim(table: ProcessTable, entry: Entry) -> ledger.Claim | None:
 def _end(table: ProcessTable, entry: Entry, ladder: Ladder | None) -> Report:
     if entry.boot_id != table.boot_id():
         # Start times of another boot mean nothing here, and nothing of that boot lives.
-        return Report("empty_by_scan", None, 0.0, cause="sweep", ended_by="sweep", notes=("it is of an earlier boot",))
+        return Report(
+            "empty_by_scan",
+            None,
+            0.0,
+            cause="sweep",
+            ended_by="sweep",
+            notes=("it is of an earlier boot",),
+            job_id=entry.id,
+            ended_at=round(time.time(), 3),
+        )
     person = account_uid(entry.user)
     # A fresh read: the reaper may have written members after the first one.
     fresh = ledger.find(os.path.dirname(os.path.dirname(entry.path)), entry.id) or entry
     tracker = Portable(table, fresh.members, mark=entry.mark, spares=_ancestors(table), person=person)
-    ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=entry.mark)
+    ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=entry.mark, job_id=entry.id)
     return ending.run(ladder or Ladder(entry.grace, entry.kill), cause="sweep", ended_by="sweep")
 
 

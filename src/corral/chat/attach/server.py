@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -60,8 +61,10 @@ class SocketServer:
         try:
             await _make_way(self._path)
             self._server = await asyncio.start_unix_server(self._connected, self._path, limit=wire.MOST_CALL_BYTES)
-            self._path.chmod(0o666)
+            _open_to_everybody(self._path)
         except OSError as error:
+            if self._server is not None:
+                self._server.close()
             raise SocketError(
                 f"cannot listen at {self._path}: {error.strerror or error}; choose another with [service] socket"
             ) from error
@@ -283,6 +286,23 @@ class _Client:
     def _write_line(self, line: bytes) -> None:
         if not self.writer.is_closing():
             self.writer.write(line)
+
+
+def _open_to_everybody(path: Path) -> None:
+    """Let every account connect; who it is decides later. Raises OSError.
+
+    Not by the name: where others may write to the folder, it can be a link to any file of this account by now.
+    """
+    if os.chmod in os.supports_follow_symlinks:
+        path.chmod(0o666, follow_symlinks=False)
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBUSY, "something else was put in the place of the socket")
+        Path(f"/proc/self/fd/{descriptor}").chmod(0o666)
+    finally:
+        os.close(descriptor)
 
 
 async def _make_way(path: Path) -> None:
