@@ -4,8 +4,10 @@ The person talks from their own account over the socket. After each way of endin
 the service started, by /proc and by `pgrep -u`, and the person's other processes are untouched.
 """
 
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +69,29 @@ async def test_the_person_goes_away_and_the_operator_ends_it(house: House) -> No
     assert done.returncode == 0, done.stderr
     assert "proven_empty" in done.stdout
     await house.nothing_is_left()
+
+
+async def test_a_link_gives_the_person_no_folder_that_only_the_service_may_enter(house: House) -> None:
+    folder = house.service.folder / "closed"
+    for made, mode in ((folder, 0o700), (folder / "open", 0o755)):
+        made.mkdir()
+        os.chown(made, house.service.account.uid, house.service.account.gid)
+        made.chmod(mode)
+    house.person.home.chmod(0o711)  # so that the service gets to the link
+    (house.person.home / "evil").symlink_to(folder / "open")
+    try:
+        chat = house.chat(house.person, "person")
+        chat.say("/workspace evil")
+        await until(lambda: "begins a conversation in" in chat.out.read_text(), TIMEOUT, "it has moved", house.picture)
+        chat.say("hello")
+        await chat.has("turn_ended")
+        entered = {str(Path(f"/proc/{one.pid}/cwd").readlink()) for one in house.alive()}
+        assert not [place for place in entered if place.startswith(str(folder))]
+        chat.say("/quit")
+        await house.nothing_is_left()
+    finally:
+        (house.person.home / "evil").unlink()
+        house.person.home.chmod(0o700)
 
 
 async def test_a_stranger_gets_nothing_and_learns_nothing(house: House) -> None:

@@ -6,14 +6,13 @@ import errno
 import os
 import pwd
 import signal
-import stat
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 
+from corral.process import folders, procfs, sudo
 from corral.process import limits as resource_limits
 from corral.process import mark as marks
-from corral.process import procfs, sudo
 from corral.process.errors import StartError
 from corral.process.table import account_name
 from corral.process.typed import NamedTuple, NoReturn
@@ -92,18 +91,21 @@ def release_streams() -> None:
 
 
 def _start_through_sudo(command: Command, account: pwd.struct_passwd, program: str, ignored: Collection[int]) -> int:
-    directory = _directory_for_sudo(command.cwd, account)
-    here = command.here if barred(command.here, account) is None else "/"
+    folder = _open_for(command, account)
     line = sudo.command_line(
         program,
         account.pw_name,
         command.argv,
         preserve=command.preserve,
-        directory=directory,
+        directory=command.cwd if folder is None else None,
         assign=command.assign,
     )
-    pid = _spawn(command, line, "/" if directory else command.cwd or _enterable(here), ignored)
-    _confirm(pid, command, account, program)
+    try:
+        pid = _spawn(command, line, "/" if folder is None else folder, ignored)
+    finally:
+        if folder is not None:
+            os.close(folder)
+    _confirm(pid, command, account, program, directory=folder is None)
     return pid
 
 
@@ -116,7 +118,7 @@ def _account(user: str | None) -> pwd.struct_passwd:
         raise StartError("unknown_user", f"there is no account named {user!r} on this host") from None
 
 
-def _spawn(command: Command, argv: Sequence[str], cwd: str, ignored: Collection[int]) -> int:
+def _spawn(command: Command, argv: Sequence[str], cwd: str | int, ignored: Collection[int]) -> int:
     reading, writing = os.pipe()
     try:
         pid = os.fork()
@@ -138,10 +140,10 @@ def _spawn(command: Command, argv: Sequence[str], cwd: str, ignored: Collection[
     if stage == b"limits":
         asked = ", ".join(f"{name} {value}" for name, value in command.limits.items())
         raise StartError("limits", f"the kernel does not take the limits {asked}: {os.strerror(int(number))}")
-    raise _exec_error(stage.decode(), int(number), argv[0], cwd)
+    raise _exec_error(stage.decode(), int(number), argv[0], cwd if isinstance(cwd, str) else command.cwd or "/")
 
 
-def _become(command: Command, argv: Sequence[str], cwd: str, ignored: Collection[int], writing: int) -> NoReturn:
+def _become(command: Command, argv: Sequence[str], cwd: str | int, ignored: Collection[int], writing: int) -> NoReturn:
     stage = "setup"
     try:
         signal.set_wakeup_fd(-1)
@@ -183,49 +185,36 @@ def _exec_error(stage: str, number: int, program: str, cwd: str) -> StartError:
     return StartError("not_executable", f"{program} cannot be executed: {text}")
 
 
-def _directory_for_sudo(cwd: str | None, account: pwd.struct_passwd) -> str | None:
-    """The folder that sudo must enter itself (-D), because this account may not; None if a plain chdir does."""
-    if cwd is None:
-        return None
+def _open_for(command: Command, account: pwd.struct_passwd) -> int | None:
+    """The folder to start in, checked against the account's rights; None where only sudo (-D) can enter it as them."""
+    if command.cwd is None:
+        return _open_here(command.here, account)
     try:
-        is_folder = stat.S_ISDIR(os.stat(cwd).st_mode)
-    except FileNotFoundError:
-        is_folder = False
-    except OSError:
-        return cwd  # This account cannot even look; sudo can.
-    if not is_folder:
-        raise StartError("cwd", f"{cwd} is not a folder: make it, or choose another")
-    if (closed := barred(cwd, account)) is not None:
-        text = f"{account.pw_name} may not enter {closed}: give it the right to, or choose another folder than {cwd}"
-        raise StartError("cwd", text)
-    return None if os.access(cwd, os.X_OK) else cwd
+        return folders.open_folder(command.cwd, account)
+    except folders.ClosedError as error:
+        text = f"{account.pw_name} may not enter {error.folder}: give it the right to, or choose another folder"
+        raise StartError("cwd", f"{text} than {command.cwd}") from None
+    except folders.UnknownRightsError:
+        return None  # This account may not look, or not read who may enter; sudo enters it as the account.
+    except (FileNotFoundError, NotADirectoryError):
+        raise StartError("cwd", f"{command.cwd} is not a folder: make it, or choose another") from None
+    except OSError as error:
+        raise StartError("cwd", f"the folder {command.cwd} cannot be entered: {error.strerror}") from None
+
+
+def _open_here(here: str, account: pwd.struct_passwd) -> int:
+    """The supervisor's own folder, or / where the account may not enter it."""
+    try:
+        return folders.open_folder(here, account)
+    except (folders.ClosedError, folders.UnknownRightsError, OSError):
+        return os.open("/", folders.FLAGS)
 
 
 def _enterable(folder: str) -> str:
     return folder if os.access(folder, os.X_OK) else "/"
 
 
-def barred(cwd: str, account: pwd.struct_passwd) -> str | None:
-    """The first folder on the way that the account surely may not enter, as far as this account can tell."""
-    if account.pw_uid == 0:
-        return None
-    groups = set(os.getgrouplist(account.pw_name, account.pw_gid))
-    folder = ""
-    for part in ["/", *os.path.abspath(cwd).strip("/").split("/")]:
-        folder = os.path.join(folder, part)
-        try:
-            mode = os.stat(folder)
-            if sys.platform == "linux" and "system.posix_acl_access" in os.listxattr(folder):
-                continue
-        except OSError:
-            return None
-        shift = 6 if mode.st_uid == account.pw_uid else 3 if mode.st_gid in groups else 0
-        if not mode.st_mode >> shift & 1:
-            return folder
-    return None
-
-
-def _confirm(pid: int, command: Command, account: pwd.struct_passwd, program: str) -> None:
+def _confirm(pid: int, command: Command, account: pwd.struct_passwd, program: str, *, directory: bool) -> None:
     """Wait until sudo has started the command. Raises StartError if it refused."""
     deadline = time.monotonic() + _SUDO_STARTS_WITHIN
     pause = 0.001
@@ -239,7 +228,7 @@ def _confirm(pid: int, command: Command, account: pwd.struct_passwd, program: st
     line = procfs.stat(pid) if sys.platform == "linux" else None
     # A sudo that waited for a child shows that child's page faults: it ran the command, however briefly.
     ran = line is None or line.children_faults > 0
-    refusal = _why_refused(command, account, program, ran)
+    refusal = _why_refused(command, account, program, ran=ran, directory=directory)
     if refusal is not None:
         os.waitpid(pid, 0)
         raise refusal
@@ -254,7 +243,10 @@ def _has_started(pid: int, uid: int) -> bool:
     return any(below.uid == uid for below in procfs.descendants(pid))
 
 
-def _why_refused(command: Command, account: pwd.struct_passwd, program: str, ran: bool) -> StartError | None:
+def _why_refused(
+    command: Command, account: pwd.struct_passwd, program: str, *, ran: bool, directory: bool
+) -> StartError | None:
+    """directory: whether sudo was to change the folder (-D)."""
     user, name = account.pw_name, command.argv[0]
     listed = sudo.run([program, "-n", "-u", user, "-l", "--", *command.argv])
     advice = "add to sudoers: " + sudo.rule(
@@ -262,10 +254,10 @@ def _why_refused(command: Command, account: pwd.struct_passwd, program: str, ran
         user,
         _full_path(name, command.env.get("PATH", os.defpath)),
         environment=bool(command.preserve),
-        directory=command.cwd is not None and not os.access(command.cwd, os.X_OK),
+        directory=directory,
     )
     if listed.status == 0:
-        return None if ran else _known_but_not_run(command, user, advice)
+        return None if ran else _known_but_not_run(command, user, advice, directory=directory)
     if "command not found" in listed.message:
         if os.path.exists(name):
             return StartError("not_executable", f"{name} cannot be executed by {user}: check its mode")
@@ -278,12 +270,12 @@ def _why_refused(command: Command, account: pwd.struct_passwd, program: str, ran
     return StartError("sudo_refused", f"sudo does not run {name} as {user}: {listed.message}")
 
 
-def _known_but_not_run(command: Command, user: str, advice: str) -> StartError:
+def _known_but_not_run(command: Command, user: str, advice: str, *, directory: bool) -> StartError:
     """sudo lists the command and yet did not run it: a tag of its rule is missing, and which one sudo says itself."""
     reasons, kind = ["asks for a password"], "sudo_password"
     if command.preserve:
         reasons, kind = [*reasons, "does not pass on " + ", ".join(command.preserve)], "sudo_environment"
-    if command.cwd is not None:
+    if directory:
         reasons, kind = [*reasons, f"may not start in {command.cwd}"], "cwd"
     return StartError(kind, f"sudo knows {command.argv[0]} as {user}, but {' or '.join(reasons)}: {advice}")
 

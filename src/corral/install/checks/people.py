@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shlex
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.backends.environment import ACCOUNT_TMP, agent_environment
@@ -15,7 +13,7 @@ from corral.backends.errors import SecretError
 from corral.backends.secret_files import read_secret
 from corral.install.finding import Finding, Findings, error, ok, skip, warn
 from corral.install.subjects import Subjects
-from corral.process.command import barred
+from corral.process import folders as ways
 from corral.service.starting import workspaces
 
 if TYPE_CHECKING:
@@ -75,22 +73,22 @@ def folders(subjects: Subjects, person: Person) -> Findings:
 def _folder(label: str, place: str, subjects: Subjects, person: Person) -> Iterator[Finding]:
     entry = pwd.getpwnam(person.os_user or subjects.service)
     try:
-        is_folder = stat.S_ISDIR(Path(place).stat().st_mode)
+        os.close(ways.open_folder(place, entry))
+    except ways.ClosedError as closed:
+        fault = f"{entry.pw_name} may not enter {closed.folder}"
+        yield error(label, fault, f"let {entry.pw_name} in, or name another folder")
+    except ways.UnknownRightsError:
+        yield skip(label, f"{place} cannot be seen by {subjects.service}, as a home should be: only a start can tell")
     except FileNotFoundError:
         command = ("sudo", "-u", entry.pw_name) if subjects.crosses(person) else ()
         yield error(label, f"{place} is not there", "make it", shlex.join((*command, "mkdir", "-p", place)))
-        return
-    except OSError:
-        yield skip(label, f"{place} cannot be seen by {subjects.service}, as a home should be: only a start can tell")
-        return
-    if not is_folder:
-        yield error(label, f"{place} is not a folder", "name another in the config")
-    elif (closed := barred(place, entry)) is not None:
-        yield error(label, f"{entry.pw_name} may not enter {closed}", f"let {entry.pw_name} in, or name another folder")
-    elif not subjects.crosses(person) and not os.access(place, os.R_OK | os.X_OK):
-        yield error(label, f"{entry.pw_name} may not read {place}", "let it in, or name another folder")
+    except OSError as why:
+        yield error(label, f"{place} is not a folder ({why.strerror})", "name another in the config")
     else:
-        yield ok(label, place)
+        if not subjects.crosses(person) and not os.access(place, os.R_OK | os.X_OK):
+            yield error(label, f"{entry.pw_name} may not read {place}", "let it in, or name another folder")
+        else:
+            yield ok(label, place)
 
 
 def temporary_folder(account: str) -> Findings:
