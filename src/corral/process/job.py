@@ -18,10 +18,11 @@ from corral.process import limits as resource_limits
 from corral.process import mark as marks
 from corral.process.ending import Ladder
 from corral.process.errors import JobError, StartError
+from corral.process.host import host_table
 from corral.process.inherit import Inheritance, become_subreaper, stop_being_subreaper
 from corral.process.report import Report
 from corral.process.report import clear as clear_report
-from corral.process.table import Process, is_this_account
+from corral.process.table import Identity, Process, is_this_account
 
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
@@ -133,10 +134,12 @@ class Job:
         if notice:
             job.notices.append(notice)
         environment = _environment(user, env, kept_env)
+        supervisor = _own_identity()
         beginning = asyncio.ensure_future(
             job._begin(
                 {
                     "id": job.id,
+                    "supervisor": supervisor,
                     "argv": list(argv),
                     "user": user,
                     **environment,
@@ -466,6 +469,16 @@ def _check(argv: Sequence[str], env: Mapping[str, str], grace: float, kill: floa
     # One message carries both to the reaper; the kernel would refuse them at a fraction of that.
     if sum(map(len, [*argv, *env, *env.values()])) > lifeline.MOST_BYTES // 8:
         raise StartError("invalid", "the arguments and the environment are larger than any command may have")
+
+
+def _own_identity() -> Identity:
+    start_time = host_table().start_time(os.getpid())
+    if start_time is None:
+        # A record that does not know its supervisor would be taken for a dead one's, and its job ended by a sweep.
+        raise StartError(
+            "internal", "this process's own entry in the process table cannot be read: without it no job is started"
+        )
+    return os.getpid(), start_time
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

@@ -22,7 +22,7 @@ from corral.process.host import host_table
 from corral.process.ledger import Record
 from corral.process.report import Report
 from corral.process.signals import Signaller
-from corral.process.table import Process, account_name
+from corral.process.table import UNKNOWN, Identity, Process, account_name
 from corral.process.trackers import Portable, Subreaper, Tracker
 from corral.process.typed import Any
 
@@ -50,7 +50,8 @@ class Reaper:
     def __init__(self, wire: lifeline.ReaperEnd) -> None:
         self.wire = wire
         self._table = host_table()
-        self._supervisor = os.getppid()
+        self._supervisor: Identity = (0, UNKNOWN)
+        self._supervisor_fd: int | None = None
         self._started: Started | None = None
         self._status: int | None = None
         self._cause = ""
@@ -101,9 +102,12 @@ class Reaper:
             limits=config["limits"],
         )
         self._mark = request.mark
+        # By its own word: whoever is the parent now may only have adopted this process.
+        self._supervisor = (config["supervisor"][0], config["supervisor"][1])
         self._record = Record.create(config["state_dir"], config["id"], self._header(config, request))
         if config["tracker"] == "subreaper-scan":
             self._tracker = Subreaper(self._on_exit, by_scan=True)
+        self._watch_supervisor()
         started = command.start(request, self._ignored)
         self._started = started
         self._signaller = Signaller(self._table, person=started.uid)
@@ -121,17 +125,25 @@ class Reaper:
         self._check_rule(started)
 
     def _portable(self, person: int) -> Portable:
-        return Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor], person=person)
+        return Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor[0]], person=person)
+
+    def _watch_supervisor(self) -> None:
+        """Hear of the supervisor's end from here on. Raises StartError if it is gone already."""
+        pid = self._supervisor[0]
+        self._supervisor_fd = _open_pidfd(pid)
+        if self._supervisor_fd is not None:
+            self._poll.register(self._supervisor_fd, select.POLLIN)
+        # Only now: a pid is nobody else's while its process is the parent, so the descriptor is the supervisor's.
+        if os.getppid() != pid:
+            self._cause = "lifeline"
+            raise StartError("internal", f"the supervisor (pid {pid}) is not above its reaper: nothing was started")
 
     def _header(self, config: dict[str, Any], request: Command) -> dict[str, Any]:
-        def identity(pid: int) -> tuple[int, int]:
-            process = self._table.read(pid)
-            return process.identity if process else (pid, -1)
-
+        own = self._table.read(os.getpid())
         return {
             "boot_id": self._table.boot_id(),
-            "supervisor": identity(self._supervisor),
-            "reaper": identity(os.getpid()),
+            "supervisor": self._supervisor,
+            "reaper": own.identity if own is not None else (os.getpid(), UNKNOWN),
             "user": config["user"] or account_name(os.getuid()),
             "label": config["label"],
             "command": os.path.basename(request.argv[0]) if request.argv else "",
@@ -170,9 +182,6 @@ class Reaper:
         self._poll = select.poll()
         self._poll.register(reading, select.POLLIN)
         self._poll.register(self.wire.descriptor, select.POLLIN)
-        self._supervisor_fd = _open_pidfd(self._supervisor)
-        if self._supervisor_fd is not None:
-            self._poll.register(self._supervisor_fd, select.POLLIN)
 
     def _on_term(self, _number: int, _frame: object) -> None:
         self._poked = True
