@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.conftest import Route
 from tests.harness import truth
 from tests.harness.service import Service
-from tests.harness.stage import Account
+from tests.harness.stage import REPOSITORY, Account, Stage
 from tests.harness.trees import TREES, Planted, Tree
 from tests.harness.waiting import wait_until
 
@@ -277,3 +278,51 @@ def test_the_service_account_can_import_corral_wherever_the_clone_lies(service: 
     done = service.run([service.python, "-c", "import corral, msgspec, os; print(os.getuid(), corral.__file__)"])
     assert done.stdout.split()[0] == str(service.account.uid), done.stderr
     assert done.stdout.split()[1].startswith(str(service.stage.root))
+
+
+@pytest.mark.cross_account
+def test_useradd_on_the_host_does_not_take_the_stage_away(stage: Stage) -> None:
+    """The host is a mount namespace with an /etc of its own here; the stage is raised in another one below it."""
+    done = subprocess.run(
+        [sys.executable, "-c", HOST_THAT_CHANGES, str(REPOSITORY)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    before, after, status = done.stdout.split()
+    assert before.startswith("/tmp/corral-stage-")
+    assert (after, status) == (before, "0")
+
+
+HOST_THAT_CHANGES = """
+import os, pwd, shutil, subprocess, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.harness import namespace, stage
+
+scratch = Path(tempfile.mkdtemp(prefix="corral-host-"))
+namespace.enter_private()
+namespace.tmpfs(scratch, "0755")
+subprocess.run(["cp", "-a", "/etc", scratch], check=True)
+namespace.bind(scratch / "etc", Path("/etc"), read_only=False)
+raised, changed = os.pipe(), os.pipe()
+if os.fork() == 0:
+    own = stage.raise_stage()
+    print(pwd.getpwnam(stage.PERSON).pw_dir, flush=True)
+    os.write(raised[1], b".")
+    os.read(changed[0], 1)
+    print(pwd.getpwnam(stage.PERSON).pw_dir, flush=True)
+    as_service = {"user": own.service.uid, "group": own.service.gid, "extra_groups": []}
+    sudo = ["sudo", "-n", "-u", stage.PERSON, own.python, "-c", ""]
+    print(subprocess.run(sudo, cwd="/", **as_service).returncode, flush=True)
+    own.close()
+    os._exit(0)
+os.read(raised[0], 1)
+for name in ("passwd", "sudoers"):
+    shutil.copy2(f"/etc/{name}", f"/etc/{name}+")
+    os.rename(f"/etc/{name}+", f"/etc/{name}")
+os.write(changed[1], b".")
+_, status = os.wait()
+namespace.unmount(Path("/etc"))
+namespace.unmount(scratch)
+scratch.rmdir()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""

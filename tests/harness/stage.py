@@ -9,6 +9,7 @@ import pwd
 import shutil
 import site
 import stat
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from tests.harness import namespace, sudoers
 
 SERVICE, PERSON, SECOND_PERSON = "games", "news", "uucp"
 REPOSITORY = Path(__file__).resolve().parents[2]
+ETC = Path("/etc")
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ class Stage:
 
     def close(self) -> None:
         if not self.lacking:
-            namespace.unmount(Path("/etc/sudoers"))
-            namespace.unmount(Path("/etc/passwd"))
+            namespace.unmount(ETC)
             namespace.unmount(self.root)
         shutil.rmtree(self.root)
 
@@ -146,11 +147,12 @@ def raise_stage() -> Stage:
         return _own_account(root, lacking)
     namespace.adopt_orphans()
     namespace.tmpfs(root, "0755")
-    stage = Stage(root, None, _move_homes(root), _python(root), _libraries(root))
-    stage.sudoers_file = root / "sudoers"
+    etc = _copy_etc(root)
+    stage = Stage(root, None, _move_homes(root, etc), _python(root), _libraries(root))
+    stage.sudoers_file = etc / "sudoers"
     stage.commands.append(stage.python)
     sudoers.write(stage.rules(), stage.sudoers_file)
-    namespace.bind(stage.sudoers_file, Path("/etc/sudoers"), read_only=False)
+    namespace.bind(etc, ETC)
     return stage
 
 
@@ -162,10 +164,22 @@ def _own_account(root: Path, lacking: str) -> Stage:
     return Stage(root, lacking, {SERVICE: own}, sys.executable, (str(REPOSITORY / "src"),))
 
 
-def _move_homes(root: Path) -> dict[str, Account]:
-    """Give the accounts homes on the stage, by a user list of our own that only this mount namespace sees."""
+def _copy_etc(root: Path) -> Path:
+    """Copy /etc onto the stage, with its owners and modes.
+
+    Files mounted over single files of /etc would not stay: when useradd on the host renames a new passwd over the old
+    one, the kernel detaches what is mounted there, in every mount namespace. Nobody replaces /etc itself.
+    """
+    etc = root / "etc"
+    subprocess.run(["cp", "-a", f"{ETC}/.", str(etc)], check=True, timeout=60)
+    return etc
+
+
+def _move_homes(root: Path, etc: Path) -> dict[str, Account]:
+    """Give the accounts homes on the stage, in the stage's own user list."""
     accounts, lines = {}, []
-    for line in Path("/etc/passwd").read_text().splitlines():
+    passwd = etc / "passwd"
+    for line in passwd.read_text().splitlines():
         words = line.split(":")
         if words[0] in (SERVICE, PERSON, SECOND_PERSON):
             home = root / "home" / words[0]
@@ -175,9 +189,7 @@ def _move_homes(root: Path) -> dict[str, Account]:
             accounts[words[0]] = Account(words[0], int(words[2]), int(words[3]), home)
             words[5] = str(home)
         lines.append(":".join(words))
-    passwd = root / "passwd"
     passwd.write_text("\n".join(lines) + "\n")
-    namespace.bind(passwd, Path("/etc/passwd"))
     return accounts
 
 

@@ -1,4 +1,4 @@
-"""The sudo rules that a test sees: a file of our own over /etc/sudoers, in the private mount namespace only."""
+"""The sudo rules that a test sees: the stage's own /etc/sudoers, in the private mount namespace only."""
 
 import subprocess
 from dataclasses import dataclass
@@ -34,23 +34,19 @@ ROOT = "Defaults env_reset\nDefaults use_pty\nroot ALL=(ALL:ALL) NOPASSWD: ALL\n
 
 
 def write(rules: Rules, file: Path) -> None:
-    """Check the rules with visudo, then write them into the file that lies over /etc/sudoers."""
+    """Check the rules with visudo, then write them into the stage's /etc/sudoers."""
     write_text(rules.text(), file)
 
 
 def write_text(text: str, file: Path) -> None:
-    """The same with the text of a whole file.
-
-    The same inode is written again, since a bind mount holds on to the inode.
-    """
+    """The same with the text of a whole file, which a sudo that starts meanwhile never reads in part."""
     draft = file.with_suffix(".draft")
     draft.write_text(text)
     draft.chmod(0o440)
     checked = subprocess.run(
         ["visudo", "-c", "-f", str(draft)], capture_output=True, text=True, check=False, timeout=10
     )
-    draft.unlink()
     if checked.returncode != 0:
+        draft.unlink()
         raise AssertionError(f"visudo refuses the rules of the test:\n{text}{checked.stdout}{checked.stderr}")
-    file.write_text(text)
-    file.chmod(0o440)
+    draft.replace(file)
