@@ -1,11 +1,12 @@
 # Every target makes what it needs in .venv; a fresh machine needs only Python >= 3.11.
 #   make demo    see Corral work, with no account and no network
 #   make test    every test (as root on Linux also those across two accounts)
-#   make quick   the tests without the slow ones, under two minutes
+#   make quick   the tests without the slow ones
 #   make check   ruff, mypy and the import contract
 #   make bench   measurements
 #   make clean   remove .venv and .cache
-# PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" is handed on to pytest or the demo.
+# PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" is handed on to pytest or the demo; JOBS=1 runs the
+# tests one by one.
 
 SHELL := /bin/sh
 BIN := .venv/bin
@@ -22,11 +23,11 @@ demo:
 
 test:
 	@sh tools/env.sh dev codex
-	@$(BIN)/python -m pytest $(ARGS)
+	@sh tools/pytest.sh $(ARGS)
 
 quick:
 	@sh tools/env.sh dev
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@sh tools/pytest.sh -m "not slow" $(ARGS)
 
 check:
 	@sh tools/env.sh dev

@@ -14,7 +14,7 @@ from tests.harness import engines, sudoers
 from tests.harness.driving import Driver
 from tests.harness.engines import Engine
 from tests.harness.service import Service
-from tests.harness.stage import Account, Stage, raise_stage
+from tests.harness.stage import Account, Stage, raise_stage, why_not
 from tests.harness.trees import Planted, Tree, plant
 from tests.harness.truth import Truth
 
@@ -30,11 +30,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not session.config.option.collectonly:
+    if not session.config.option.collectonly and not _only_distributes(session.config):
         session.config.stash[STAGE] = raise_stage()
 
 
+def _only_distributes(config: pytest.Config) -> bool:
+    """Whether this process hands the tests to workers (pytest-xdist) and runs none itself."""
+    return config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+
+
 def pytest_report_header(config: pytest.Config) -> str:
+    if _only_distributes(config):
+        return f"across accounts: {why_not() or 'yes, each worker on a stage of its own'}"
     stage = config.stash.get(STAGE, None)
     return f"across accounts: {'no' if stage is None else stage.lacking or f'yes, on {stage.root}'}"
 

@@ -303,7 +303,7 @@ async def test_an_account_that_may_not_speak_any_more_loses_its_seat(tmp_path: P
         async with hosting(config) as host:
             server = SocketServer(host.service, config.socket_path)
             await server.start()
-            reader, writer = await connected_as(5, config.socket_path)
+            reader, writer = await connected_as(pwd.getpwnam("games").pw_uid, config.socket_path)
             writer.write(wire.encode(wire.Hello()))
             await told(reader, "welcome")
             await host.service.reload(config)

@@ -19,6 +19,9 @@ from pathlib import Path
 from tests.harness import namespace, sudoers
 
 SERVICE, PERSON, SECOND_PERSON = "games", "news", "uucp"
+WORKERS_UIDS = 60_000
+"""Each worker's three accounts have uids of their own from here on: the kernel counts processes by uid (RLIMIT_NPROC),
+and in whatever PID namespace they are."""
 REPOSITORY = Path(__file__).resolve().parents[2]
 ETC = Path("/etc")
 
@@ -184,6 +187,7 @@ def _move_homes(root: Path, etc: Path) -> dict[str, Account]:
         if words[0] in (SERVICE, PERSON, SECOND_PERSON):
             home = root / "home" / words[0]
             home.mkdir(parents=True)
+            words[2] = str(_uid_for_this_worker(int(words[2])))
             os.chown(home, int(words[2]), int(words[3]))
             home.chmod(0o700)
             accounts[words[0]] = Account(words[0], int(words[2]), int(words[3]), home)
@@ -191,6 +195,11 @@ def _move_homes(root: Path, etc: Path) -> dict[str, Account]:
         lines.append(":".join(words))
     passwd.write_text("\n".join(lines) + "\n")
     return accounts
+
+
+def _uid_for_this_worker(uid: int) -> int:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    return WORKERS_UIDS + 20 * int(worker.removeprefix("gw")) + uid if worker else uid
 
 
 def _python(root: Path) -> str:
