@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from corral.backends.attachments import read_input
+from corral.backends.base import Input
+from corral.backends.errors import InputError
 from corral.process import folders
 from tests.harness.driving import Driver, DriverError
+from tests.harness.service import Service
 from tests.harness.stage import Account, Stage
 
 pytestmark = pytest.mark.cross_account
@@ -234,3 +238,26 @@ def test_where_only_the_person_may_look_sudo_enters_as_the_person(
     assert where(driver, person, home) == str(home)
     driver.start_job([driver.service.python, "-I", "-c", "open('here', 'w')"], person.name, cwd=str(home / "evil"))
     assert driver.ask("wait") == 1, "sudo says that it cannot change the folder, and starts nothing"
+
+
+async def test_a_picture_is_read_for_an_account_only_if_it_may_read_it(
+    person: Account, stage: Stage, service: Service
+) -> None:
+    home = belongs(service.folder / "home", person, 0o755)
+    closed = belongs(service.folder / "closed", stage.second_person, 0o700)
+    for folder, mode in ((home, 0o600), (closed, 0o644)):
+        picture = folder / "picture.png"
+        picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+        os.chown(picture, person.uid if folder is home else stage.second_person.uid, -1)
+        picture.chmod(mode)
+    (home / "own.png").symlink_to("picture.png")
+    (home / "evil.png").symlink_to(closed / "picture.png")
+    (home / "secret.png").symlink_to("/etc/shadow")
+    os.mkfifo(home / "pipe.png")
+    for name in ("picture.png", "own.png"):
+        assert (await read_input(Input("look", images=(home / name,)), person.name)).images
+    for name in ("evil.png", "secret.png"):
+        with pytest.raises(InputError, match=f"cannot be read by {person.name}"):
+            await read_input(Input("look", images=(home / name,)), person.name)
+    with pytest.raises(InputError, match="not a regular file"):
+        await read_input(Input("look", images=(home / "pipe.png",)), person.name)

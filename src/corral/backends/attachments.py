@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from corral.backends.errors import InputError
+from corral.process import folders
 
 if TYPE_CHECKING:
     from corral.backends.base import Input
@@ -41,8 +44,11 @@ class Message:
     images: tuple[Image, ...] = ()
 
 
-async def read_input(message: Input) -> Message:
-    """Read what is attached, in a thread. Raises InputError."""
+async def read_input(message: Input, account: str | None = None) -> Message:
+    """Read what is attached, in a thread. Raises InputError.
+
+    account: whose agent gets it, if not this account's own. A picture that the account may not read is refused.
+    """
     if not (message.text.strip() or message.images or message.files):
         raise InputError("the message is empty: say something, or attach something")
     if len(message.text) > MAX_TEXT:
@@ -52,7 +58,7 @@ async def read_input(message: Input) -> Message:
         raise InputError(f"the message has {len(message.images)} pictures, and {MAX_IMAGES} are allowed")
     images: tuple[Image, ...] = ()
     if message.images:  # the threads are few, and those that end parts of trees may be stuck in a sudo
-        images = await asyncio.to_thread(lambda: tuple(_read_image(path) for path in message.images))
+        images = await asyncio.to_thread(lambda: tuple(_read_image(path, account) for path in message.images))
     if sum(len(image.data) for image in images) > MAX_ALL_IMAGES * 4 / 3:  # base64
         raise InputError(
             f"the pictures are larger than {MAX_ALL_IMAGES // 1024 // 1024} MiB together: send fewer at once"
@@ -72,18 +78,30 @@ def _with_files(message: Input) -> str:
     return f"{message.text}\n\nAttached files:\n{names}".lstrip()
 
 
-def _read_image(path: Path) -> Image:
+def _read_image(path: Path, account: str | None) -> Image:
     try:
-        # Asked first: opening a pipe would wait for somebody to write into it.
-        if not path.is_file():
-            raise InputError(f"the picture {path} is no file")
-        with path.open("rb") as file:
+        with _opened(path, account) as file:
             data = file.read(MAX_IMAGE + 1)
+    except (folders.ClosedError, folders.UnknownRightsError):
+        raise InputError(f"the picture {path} cannot be read by {account}") from None
     except OSError as error:
         raise InputError(f"the picture {path} cannot be read: {error.strerror}") from error
     if len(data) > MAX_IMAGE:
         raise InputError(f"the picture {path} is larger than {MAX_IMAGE // 1024 // 1024} MiB: make it smaller")
     return Image(_media_type(path, data), base64.b64encode(data).decode())
+
+
+def _opened(path: Path, account: str | None) -> BinaryIO:
+    if account is not None:
+        try:
+            entry = pwd.getpwnam(account)
+        except KeyError:
+            raise InputError(f"the picture {path} cannot be read by {account}: there is no such account") from None
+        return os.fdopen(folders.open_file(str(path.absolute()), entry), "rb")
+    # Asked first: opening a pipe would wait for somebody to write into it.
+    if not path.is_file():
+        raise InputError(f"the picture {path} is no file")
+    return path.open("rb")
 
 
 def _media_type(path: Path, data: bytes) -> str:

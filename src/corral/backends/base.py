@@ -34,7 +34,8 @@ StepName: TypeAlias = Literal["death", "goodbye", "end_of_input", "signals"]
 class Input:
     """What a person sends: text, pictures to look at, and files that the agent may open.
 
-    Pictures are read here, by this process's account; files are named to the agent, which opens them under its own.
+    Pictures are read here, but only those that the agent's account may read; files are named to the agent, which opens
+    them under its own account.
     """
 
     text: str

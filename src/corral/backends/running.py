@@ -143,7 +143,7 @@ class Running:
     ) -> AsyncIterator[TurnEvent]:
         if self._job is None:
             raise BackendError("this backend was not started")
-        ready = await read_input(message)
+        ready = await read_input(message, self.launch.account)
         turn = await self._claim(limits or self._limits)
         self._own(self._hand_over(turn, ready, choices or Choices()))
         self._own(self._keep_time(turn))
@@ -159,7 +159,7 @@ class Running:
                 self._abandoned = self._own(self._stop(turn))
 
     async def steer(self, message: Input) -> bool:
-        ready = await read_input(message)
+        ready = await read_input(message, self.launch.account)
         turn = self._turn
         if turn is None or turn.stopped or await turn.taken(STEER_TIMEOUT) is None:
             return False

@@ -192,7 +192,7 @@ def _open_for(command: Command, account: pwd.struct_passwd) -> int | None:
     try:
         return folders.open_folder(command.cwd, account)
     except folders.ClosedError as error:
-        text = f"{account.pw_name} may not enter {error.folder}: give it the right to, or choose another folder"
+        text = f"{account.pw_name} may not enter {error.place}: give it the right to, or choose another folder"
         raise StartError("cwd", f"{text} than {command.cwd}") from None
     except folders.UnknownRightsError:
         return None  # This account may not look, or not read who may enter; sudo enters it as the account.

@@ -75,7 +75,7 @@ def _folder(label: str, place: str, subjects: Subjects, person: Person) -> Itera
     try:
         os.close(ways.open_folder(place, entry))
     except ways.ClosedError as closed:
-        fault = f"{entry.pw_name} may not enter {closed.folder}"
+        fault = f"{entry.pw_name} may not enter {closed.place}"
         yield error(label, fault, f"let {entry.pw_name} in, or name another folder")
     except ways.UnknownRightsError:
         yield skip(label, f"{place} cannot be seen by {subjects.service}, as a home should be: only a start can tell")
