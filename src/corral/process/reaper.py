@@ -15,18 +15,19 @@ import time
 from collections.abc import Callable
 
 from corral.process import command, lifeline, prctl, sudo
-from corral.process.command import Command, Started
+from corral.process.command import Command, Launch, Plan
 from corral.process.ending import Ending, Ladder
 from corral.process.errors import LedgerError, StartError
 from corral.process.host import host_table
 from corral.process.ledger import Record
 from corral.process.report import Report
 from corral.process.signals import Signaller
-from corral.process.table import UNKNOWN, Identity, Process, account_name
+from corral.process.table import UNKNOWN, Identity, Process
 from corral.process.trackers import Portable, Subreaper, Tracker
 from corral.process.typed import Any
 
 _CONFIG_WITHIN = 30.0
+_NOT_BEFORE_THE_END = "it was ended before its command ran"
 _REFRESH_FIRST, _REFRESH_LAST = 0.02, 2.0
 _REFRESH_SHARE = 20.0
 """The tree is read at most this part of the time: a large one, or a scan of a large host, is read less often."""
@@ -44,6 +45,10 @@ def main(descriptor: int) -> None:
     os._exit(0)
 
 
+class Interrupted(Exception):
+    """The job is to be ended, and its command does not run yet."""
+
+
 class Reaper:
     """The state of one job: its command, its tracker, its record, and why it is ending."""
 
@@ -52,7 +57,7 @@ class Reaper:
         self._table = host_table()
         self._supervisor: Identity = (0, UNKNOWN)
         self._supervisor_fd: int | None = None
-        self._started: Started | None = None
+        self._launch: Launch | None = None
         self._status: int | None = None
         self._cause = ""
         self._ladder = Ladder()
@@ -65,7 +70,7 @@ class Reaper:
         self._job_id = ""
         # Until there is a command: no child is no tree.
         self._tracker: Tracker = Subreaper(self._on_exit)
-        self._signaller = Signaller(self._table, person=os.getuid())
+        self._caller = sudo.Caller(self._wait)
         self._report_file: str | None = None
 
     def run(self, config: dict[str, Any]) -> None:
@@ -74,6 +79,8 @@ class Reaper:
         try:
             self._start(config)
             self._watch()
+        except Interrupted:
+            self.wire.send({"error": {"kind": "interrupted", "message": _NOT_BEFORE_THE_END}})
         except (StartError, LedgerError) as error:
             kind = error.kind if isinstance(error, StartError) else "ledger"
             self.wire.send({"error": {"kind": kind, "message": str(error)}})
@@ -81,7 +88,7 @@ class Reaper:
         except Exception as error:  # noqa: BLE001 - not let go: whatever the failure, what was started is ended
             self._note(error)
             self._cause = self._cause or "failure"
-            if self._started is None:
+            if self._launch is None or not self._launch.running:
                 self.wire.send({"error": {"kind": "internal", "message": f"the reaper failed: {self._notes[-1]}"}})
         self._end()
 
@@ -104,28 +111,48 @@ class Reaper:
         self._mark = request.mark
         # By its own word: whoever is the parent now may only have adopted this process.
         self._supervisor = (config["supervisor"][0], config["supervisor"][1])
-        self._record = Record.create(config["state_dir"], config["id"], self._header(config, request))
-        if config["tracker"] == "subreaper-scan":
-            self._tracker = Subreaper(self._on_exit, by_scan=True)
         self._watch_supervisor()
-        started = command.start(request, self._ignored)
-        self._started = started
-        self._signaller = Signaller(self._table, person=started.uid)
-        process = self._table.read(started.pid) or Process(started.pid)
         if portable:
-            tracker = self._portable(started.uid)
-            tracker.follow(process)
-            self._tracker = tracker
-        # Before anybody hears of the job: if supervisor and reaper die in the next moment, a sweep knows the command.
-        self._write_members([process])
-        self.wire.send({"started": {"pid": started.pid, "start_time": process.start_time, "user": started.user}})
-        command.release_streams()
-        if started.notice:
-            self.wire.send({"notice": started.notice})
-        self._check_rule(started)
+            self._tracker = Portable(
+                self._table, [], on_exit=self._on_exit, spares=[self._supervisor[0]], person=_person(request.user)
+            )
+        elif config["tracker"] == "subreaper-scan":
+            self._tracker = Subreaper(self._on_exit, by_scan=True)
+        self._launch = Launch(
+            request,
+            ignored=self._ignored,
+            caller=sudo.Caller(self._wait_to_start),
+            wait=self._wait_to_start,
+            forked=self._on_fork,
+            planned=lambda plan: self._write_record(config, request, plan),
+        )
+        self._launch.run()
+        self._tell_started(self._launch)
 
-    def _portable(self, person: int) -> Portable:
-        return Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor[0]], person=person)
+    def _on_fork(self, pid: int) -> None:
+        process = self._table.read(pid) or Process(pid)
+        if isinstance(self._tracker, Portable):
+            self._tracker.follow(process)
+        self._write_members([process])
+
+    def _write_record(self, config: dict[str, Any], request: Command, plan: Plan) -> None:
+        assert self._launch is not None
+        self._record = Record.create(config["state_dir"], config["id"], self._header(config, request, plan))
+        # Before the command runs: if supervisor and reaper die in the next moment, a sweep knows it.
+        self._on_fork(self._launch.pid)
+
+    def _tell_started(self, launch: Launch) -> None:
+        assert launch.plan is not None
+        started = {
+            "pid": launch.pid,
+            "start_time": self._table.start_time(launch.pid) or UNKNOWN,
+            "user": launch.plan.user,
+        }
+        self.wire.send({"started": started})
+        command.release_streams()
+        if launch.notice:
+            self.wire.send({"notice": launch.notice})
+        self._check_rule(launch.plan, launch.pid)
 
     def _watch_supervisor(self) -> None:
         """Hear of the supervisor's end from here on. Raises StartError if it is gone already."""
@@ -138,13 +165,13 @@ class Reaper:
             self._cause = "lifeline"
             raise StartError("internal", f"the supervisor (pid {pid}) is not above its reaper: nothing was started")
 
-    def _header(self, config: dict[str, Any], request: Command) -> dict[str, Any]:
+    def _header(self, config: dict[str, Any], request: Command, plan: Plan) -> dict[str, Any]:
         own = self._table.read(os.getpid())
         return {
             "boot_id": self._table.boot_id(),
             "supervisor": self._supervisor,
             "reaper": own.identity if own is not None else (os.getpid(), UNKNOWN),
-            "user": config["user"] or account_name(os.getuid()),
+            "user": plan.user,
             "label": config["label"],
             "command": os.path.basename(request.argv[0]) if request.argv else "",
             "mark": request.mark,
@@ -153,17 +180,16 @@ class Reaper:
             "kill": self._ladder.kill,
         }
 
-    def _check_rule(self, started: Started) -> None:
+    def _check_rule(self, plan: Plan, pid: int) -> None:
         """Say now, and not at the end, that a tree of another account could not be signalled."""
-        program = sudo.find()
-        if started.uid == os.getuid() or os.geteuid() == 0 or program is None:
+        if plan.uid == os.getuid() or os.geteuid() == 0 or plan.sudo is None:
             return
         # Signal 0 does nothing; that kill may not send it to sudo is its own answer, and not sudo's refusal.
-        outcome = sudo.run(sudo.kill_lines(program, started.user, "0", [started.pid])[0])
+        outcome = self._caller.run(sudo.kill_lines(plan.sudo, plan.user, "0", [pid])[0])
         if sudo.refused(outcome):
-            line = sudo.rule(account_name(os.getuid()), started.user, sudo.KILL)
+            line = sudo.rule(plan.service, plan.user, sudo.KILL)
             self.wire.send(
-                {"notice": f"what {started.user} leaves running cannot be ended by force: add to sudoers: {line}"}
+                {"notice": f"what {plan.user} leaves running cannot be ended by force: add to sudoers: {line}"}
             )
 
     def _listen(self) -> None:
@@ -191,7 +217,7 @@ class Reaper:
         self._cause = self._cause or "signal"
 
     def _on_exit(self, pid: int, status: int) -> None:
-        if self._started is None or pid != self._started.pid or self._status is not None:
+        if self._launch is None or pid != self._launch.pid or self._status is not None:
             return
         self._status = os.waitstatus_to_exitcode(status)
         self._cause = self._cause or "exit"
@@ -213,20 +239,39 @@ class Reaper:
             self._wait(next_refresh - time.monotonic())
             self._tracker.collect()
 
-    def _wait(self, seconds: float) -> None:
-        """Wait for news, this long at the most, and take in what there is."""
+    def _wait(self, seconds: float, descriptor: int = -1) -> bool:
+        """Wait for news, this long at the most, and take in what there is. Whether `descriptor` can be read."""
+        ready = False
+        if descriptor >= 0:
+            self._poll.register(descriptor, select.POLLIN)
         try:
             events = self._poll.poll(max(0.0, seconds) * 1000)
         except OSError:
             events = []
-        for descriptor, _ in events:
-            if descriptor == self._wake:
-                _drain(descriptor)
-            elif descriptor == self.wire.descriptor:
+        finally:
+            if descriptor >= 0:
+                self._poll.unregister(descriptor)
+        for number, _ in events:
+            if number == descriptor:
+                ready = True
+            elif number == self._wake:
+                _drain(number)
+            elif number == self.wire.descriptor:
                 self._take_messages()
-            elif descriptor == self._supervisor_fd:
+            elif number == self._supervisor_fd:
                 # Whoever else holds the other end of the lifeline (a fork that did not exec), the supervisor is gone.
                 self._lost_supervisor()
+        return ready
+
+    def _pause(self, seconds: float) -> None:
+        self._wait(seconds)
+
+    def _wait_to_start(self, seconds: float, descriptor: int = -1) -> bool:
+        """The same while the command does not run yet: a reason to end the job gives up the start."""
+        ready = self._wait(seconds, descriptor)
+        if self._cause:
+            raise Interrupted
+        return ready
 
     def _take_messages(self) -> None:
         for message in self.wire.receive():
@@ -257,11 +302,18 @@ class Reaper:
 
     def _end(self) -> None:
         self._guard(lambda: self.wire.send({"ending": self._cause}))
+        launch = self._launch
+        signaller = Signaller(
+            self._table,
+            person=os.getuid() if launch is None else launch.uid,
+            caller=self._caller,
+            program=launch.plan.sudo if launch is not None and launch.plan is not None else None,
+        )
         self._ending = Ending(
             self._tracker,
-            self._signaller,
+            signaller,
             self._table,
-            self._wait,
+            self._pause,
             mark=self._mark,
             notes=self._notes,
             job_id=self._job_id,
@@ -313,6 +365,10 @@ class Reaper:
         except Exception as error:  # noqa: BLE001 - no failure of its own (a full disk, no memory) lets go of the tree
             self._note(error)
             return None
+
+
+def _person(user: str | None) -> int:
+    return os.getuid() if user is None else UNKNOWN
 
 
 def _open_streams() -> None:

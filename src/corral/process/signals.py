@@ -74,15 +74,33 @@ def split_by_account(
 class Signaller:
     """Delivers signals for one ending and remembers what was sent and what was refused."""
 
-    def __init__(self, table: ProcessTable, *, person: int, groups: bool = True) -> None:
-        """groups: whether the process groups of the tree are its own, so that they may be signalled whole."""
+    def __init__(
+        self,
+        table: ProcessTable,
+        *,
+        person: int,
+        groups: bool = True,
+        caller: sudo.Caller | None = None,
+        program: str | None = None,
+    ) -> None:
+        """groups: whether the process groups of the tree are its own, so that they may be signalled whole.
+
+        caller: makes the calls of sudo. program: the host's sudo, for a process that must not look for it itself.
+        """
         self._table = table
         self._person = person
         self._groups = groups
-        self._sudo = sudo.find()
+        self._caller = caller or sudo.Caller()
+        self._program = program
         self._counts: dict[tuple[str, str], set[Identity]] = {}
         self.refusals: dict[int, str] = {}
         """uid of an account → why its processes could not be signalled, and what would allow it."""
+
+    @property
+    def _sudo(self) -> str | None:
+        # Looked for when it is needed: PATH can name a folder that does not answer.
+        self._program = self._program or sudo.find()
+        return self._program
 
     @property
     def counts(self) -> tuple[SignalCount, ...]:
@@ -121,9 +139,9 @@ class Signaller:
 
         Only for an account of which nothing but the job is alive; see `Ending`, which makes sure of that.
         """
-        if self._sudo is None or uid in (UNKNOWN, 0) or uid == os.getuid():
+        if uid in (UNKNOWN, 0) or uid == os.getuid() or (program := self._sudo) is None:
             return False
-        return not sudo.refused(sudo.run(sudo.freeze_line(self._sudo, _for_sudo(uid))))
+        return not sudo.refused(self._caller.run(sudo.freeze_line(program, _for_sudo(uid))))
 
     def _send_directly(self, number: signal.Signals, name: str, process: Process) -> bool:
         try:
@@ -138,7 +156,7 @@ class Signaller:
 
     def _send_through_sudo(self, uid: int, name: str, processes: Sequence[Process], with_groups: bool) -> None:
         account = account_name(uid)
-        if self._sudo is None:
+        if (program := self._sudo) is None:
             self.refusals[uid] = f"it belongs to {account} and there is no sudo to signal it with: install sudo"
             return
         if uid == UNKNOWN or not (targets := [process for process in processes if self._is_still(process)]):
@@ -146,8 +164,8 @@ class Signaller:
         # As root a group would take the sudo that leads it along.
         groups = sorted({p.pgid for p in targets if p.pgid > 1}) if with_groups and self._groups and uid != 0 else []
         outcome = sudo.Outcome(0, "")
-        for line in sudo.kill_lines(self._sudo, _for_sudo(uid), name, [p.pid for p in targets], groups):
-            outcome = sudo.run(line)
+        for line in sudo.kill_lines(program, _for_sudo(uid), name, [p.pid for p in targets], groups):
+            outcome = self._caller.run(line)
             if sudo.refused(outcome):
                 break
         if sudo.refused(outcome):

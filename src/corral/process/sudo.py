@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from corral.process.typed import NamedTuple
 
@@ -16,6 +16,10 @@ KILL = "/bin/kill"
 CALL_TIMEOUT = 5.0
 """Seconds that one call of sudo may take; directory services can make it slow, but nothing may hang on it."""
 
+Wait = Callable[[float, int], bool]
+"""See `wait`."""
+
+_DIES_WITHIN = 0.5
 _PLACES = ("/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin", "/opt/homebrew/bin")
 _MOST_STDERR = 4096
 _ARGUMENT_BYTES = 100_000  # Far below ARG_MAX (and below the 128 KiB of the smallest hosts).
@@ -85,65 +89,102 @@ def freeze_line(sudo: str, user: str) -> list[str]:
     return [sudo, "-n", "-u", user, KILL, "-STOP", "--", "-1"]
 
 
-def run(argv: Sequence[str], timeout: float = CALL_TIMEOUT) -> Outcome:
-    """Run a short call and wait for it, `timeout` seconds at the most. Raises nothing: a refusal is an Outcome."""
-    try:
-        reading, writing = os.pipe()
-    except OSError as error:
-        return Outcome(None, f"cannot run {argv[0]}: {error.strerror}")
-    try:
-        pid = os.posix_spawn(
-            argv[0],
-            list(argv),
-            {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, writing, 2),
-            ],
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
-        )
-    except OSError as error:
-        os.close(reading)
-        return Outcome(None, f"cannot run {argv[0]}: {error.strerror}")
-    finally:
-        os.close(writing)
-    deadline = time.monotonic() + timeout
-    try:
-        message = _read_until_end(reading, deadline)
-    finally:
-        os.close(reading)
-    return _collect(pid, deadline, Outcome(None, f"sudo gave no answer in {timeout:g} s"), message)
-
-
-def _read_until_end(descriptor: int, deadline: float) -> str:
-    # Its standard error closes when it has ended: one wait for text and end, with no signal handler needed.
+def wait(seconds: float, descriptor: int = -1) -> bool:
+    """Wait until a descriptor (-1: none) can be read, this many seconds at the most. Whether it can."""
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    text = b""
-    while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
-        chunk = os.read(descriptor, 4096)
-        if not chunk:
-            break
-        text = (text + chunk)[:_MOST_STDERR]
-    return text.decode("utf-8", "replace").strip()
+    if descriptor >= 0:
+        poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
-def _collect(pid: int, deadline: float, too_late: Outcome, message: str) -> Outcome:
-    pause = 0.0002
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return Outcome(os.waitstatus_to_exitcode(status), message)
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(pause)
-        pause = min(pause * 2, 0.01)
-    os.kill(pid, signal.SIGKILL)
-    # Nothing that must be kept lives below a call of sudo kill; the zombie is collected with the tree.
-    return too_late
+class Caller:
+    """Makes short calls of sudo and waits for them, in the way of the process that makes them."""
+
+    def __init__(self, wait: Wait = wait) -> None:
+        """wait: as the function `wait`; it may return early, and what it raises gives up the call."""
+        self._wait = wait
+
+    def run(self, argv: Sequence[str], timeout: float = CALL_TIMEOUT) -> Outcome:
+        """Make a call, and wait `timeout` seconds at the most. Raises nothing of its own: a refusal is an Outcome."""
+        try:
+            reading, writing = os.pipe()
+        except OSError as error:
+            return Outcome(None, f"cannot run {argv[0]}: {error.strerror}")
+        try:
+            pid = _spawn(argv, writing)
+        except OSError as error:
+            os.close(reading)
+            return Outcome(None, f"cannot run {argv[0]}: {error.strerror}")
+        finally:
+            os.close(writing)
+        deadline = time.monotonic() + timeout
+        status = None
+        try:
+            message = self._read_until_end(reading, deadline)
+            status = self._status(pid, deadline)
+        finally:
+            os.close(reading)
+            if status is None:
+                _give_up(pid)
+        return (
+            Outcome(status, message) if status is not None else Outcome(None, f"sudo gave no answer in {timeout:g} s")
+        )
+
+    def _read_until_end(self, descriptor: int, deadline: float) -> str:
+        # Its standard error closes when it has ended: one wait for text and end, with no signal handler needed.
+        text = b""
+        while (left := deadline - time.monotonic()) > 0:
+            if not self._wait(left, descriptor):
+                continue
+            chunk = os.read(descriptor, 4096)
+            if not chunk:
+                break
+            text = (text + chunk)[:_MOST_STDERR]
+        return text.decode("utf-8", "replace").strip()
+
+    def _status(self, pid: int, deadline: float) -> int | None:
+        pause = 0.0002
+        while True:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() >= deadline:
+                return None
+            self._wait(pause, -1)
+            pause = min(pause * 2, 0.01)
+
+
+def run(argv: Sequence[str], timeout: float = CALL_TIMEOUT) -> Outcome:
+    """A call by a process that does nothing else meanwhile. See `Caller.run`."""
+    return Caller().run(argv, timeout)
+
+
+def _spawn(argv: Sequence[str], stderr: int) -> int:
+    return os.posix_spawn(
+        argv[0],
+        list(argv),
+        {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ],
+        setpgroup=0,
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
+    )
+
+
+def _give_up(pid: int) -> None:
+    # A call that was let go on would send its signal late, when the pids may be others'. Nothing that must be kept
+    # lives below it.
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return  # It is root's by now. The zombie is collected with the tree.
+    deadline = time.monotonic() + _DIES_WITHIN
+    while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def rule(service: str, user: str, command: str, *, environment: bool = False, directory: bool = False) -> str:

@@ -136,6 +136,11 @@ def account_uid(user: str) -> int:
         return os.getuid()
 
 
+def remember_account(uid: int, name: str) -> None:
+    """Take a name that another process looked up: a directory service that hangs must not be asked here."""
+    _names[uid] = name
+
+
 def account_name(uid: int) -> str:
     """The account's name, or its number where it has none ('?' where the kernel would not say)."""
     # Looked up once: a directory service can take milliseconds, and a tree of a thousand asks a thousand times.
