@@ -121,9 +121,7 @@ def orphans(found: Found) -> RenderableType:
         command = in_one_line(table.command(left.process.pid) or left.process.comm, 60)
         blocks.append(Text(f"left alone: pid {left.process.pid} {command}: {left.reason}", style="dim"))
     if found.blind:
-        blocks.append(
-            Text(f"the processes of {found.user} are hidden from this account (hidepid): look as root", "red")
-        )
+        blocks.append(Text(f"processes of {found.user} may be hidden from this account (hidepid): look as root", "red"))
     elif not found.orphans:
         blocks.append(Text(f"{found.user} has no agent that nobody owns"))
     return Group(*blocks)

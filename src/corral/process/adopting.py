@@ -64,7 +64,7 @@ class Found(NamedTuple):
     orphans: tuple[Orphan, ...]
     left_alone: tuple[LeftAlone, ...]
     blind: bool
-    """Whether the account's processes are hidden from this one (hidepid), so that finding none means nothing."""
+    """Whether processes may be hidden from this one (hidepid), so that finding none means nothing."""
 
     def to_json(self, table: ProcessTable) -> dict[str, Any]:
         """What `corral sweep --adopt --json` prints of it. Command lines are read now, while there are any."""
@@ -112,8 +112,7 @@ def find_orphans(
         if root.pid not in left and not any(_holds(one, root) for one in orphans):
             tree = _grow(rows.values(), [root], _foreign([root]), uid, root.start_time)
             orphans.append(Orphan(root, tuple(row for row in tree if row.living)))
-    blind = uid != os.getuid() and table.hides_others()
-    return Found(user, uid, tuple(orphans), tuple(left.values()), blind)
+    return Found(user, uid, tuple(orphans), tuple(left.values()), table.hides_others())
 
 
 def end_orphans(found: Found, *, ladder: Ladder | None = None, table: ProcessTable | None = None) -> Report:

@@ -87,8 +87,8 @@ class Ending:
             # The verdict must not claim what could not be looked for.
             empty = False
             self._note(
-                "the processes of other accounts are hidden from this one (hidepid), so nobody can say whether some "
-                "are left: look as root, or mount /proc with gid= of a group of this account's"
+                "processes may be hidden from this account (hidepid), so it cannot say whether some are left: look as "
+                "root, or mount /proc with hidepid=invisible and gid= of a group of this account's"
             )
         survivors = () if empty else self._survivors()
         return Report(

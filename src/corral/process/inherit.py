@@ -122,9 +122,9 @@ class _Inherited:
         person = account_uid(known.user)
         tracker: Tracker
         if known.adopts and sys.platform == "linux":
-            tracker = Adopted(seeds, known.mark, self._on_exit, person=person)
+            tracker = Adopted(seeds, known.mark, self._on_exit)
         else:
-            tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0, person=person)
+            tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0)
         self._table = table
         self._ending = Ending(
             tracker,

@@ -14,6 +14,7 @@ from corral.process.typed import NamedTuple
 
 _CHUNK = 16384
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_CAP_SYS_PTRACE = 19
 
 
 class Stat(NamedTuple):
@@ -108,8 +109,42 @@ def scan() -> Iterator[Process]:
 
 
 def hides_others() -> bool:
-    """Whether /proc is mounted so that this account sees only its own (hidepid): then init is hidden too."""
-    return stat(1) is None
+    """Whether any process may be hidden from this one (proc(5), hidepid), this account's own set-uid ones included.
+
+    What is not known counts as hidden.
+    """
+    try:
+        options = mount_options(_slurp("/proc/self/mountinfo").decode("utf-8", "replace"), os.stat("/proc").st_dev)
+        return stat(1) is None or _may_hide(options)
+    except (OSError, ValueError):
+        return True
+
+
+def mount_options(mountinfo: str, device: int) -> dict[str, str]:
+    """The options of the file system with this device number. Raises ValueError if it is not among the mounts."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        if fields[2] == number:
+            words = fields[fields.index("-") + 3].split(",")
+            return {name: value for name, _, value in (word.partition("=") for word in words)}
+    raise ValueError(f"no mount has the device number {number}")
+
+
+def _may_hide(options: dict[str, str]) -> bool:
+    hidepid = options.get("hidepid", "off")
+    if hidepid in ("off", "0"):
+        return False
+    # A capability and a group of a user namespace say nothing of the processes outside.
+    if _slurp("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]:
+        return True
+    status = _slurp("/proc/self/status")
+    at = status.index(b"\nCapEff:") + 8
+    if int(status[at : status.index(b"\n", at)], 16) >> _CAP_SYS_PTRACE & 1:
+        return False
+    if hidepid not in ("noaccess", "1", "invisible", "2"):
+        return True  # ptraceable (4): no group is exempt
+    return int(options.get("gid", "0")) not in (os.getegid(), *os.getgroups())
 
 
 def births() -> Births | None:

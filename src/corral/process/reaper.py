@@ -113,9 +113,7 @@ class Reaper:
         self._supervisor = (config["supervisor"][0], config["supervisor"][1])
         self._watch_supervisor()
         if portable:
-            self._tracker = Portable(
-                self._table, [], on_exit=self._on_exit, spares=[self._supervisor[0]], person=_person(request.user)
-            )
+            self._tracker = Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor[0]])
         elif config["tracker"] == "subreaper-scan":
             self._tracker = Subreaper(self._on_exit, by_scan=True)
         self._launch = Launch(
@@ -140,6 +138,8 @@ class Reaper:
         self._record = Record.create(config["state_dir"], config["id"], self._header(config, request, plan))
         # Before the command runs: if supervisor and reaper die in the next moment, a sweep knows it.
         self._on_fork(self._launch.pid)
+        # The last moment at which the command can be kept from running.
+        self._check_supervisor()
 
     def _tell_started(self, launch: Launch) -> None:
         assert launch.plan is not None
@@ -156,11 +156,14 @@ class Reaper:
 
     def _watch_supervisor(self) -> None:
         """Hear of the supervisor's end from here on. Raises StartError if it is gone already."""
-        pid = self._supervisor[0]
-        self._supervisor_fd = _open_pidfd(pid)
+        self._supervisor_fd = _open_pidfd(self._supervisor[0])
         if self._supervisor_fd is not None:
             self._poll.register(self._supervisor_fd, select.POLLIN)
         # Only now: a pid is nobody else's while its process is the parent, so the descriptor is the supervisor's.
+        self._check_supervisor()
+
+    def _check_supervisor(self) -> None:
+        pid = self._supervisor[0]
         if os.getppid() != pid:
             self._cause = "lifeline"
             raise StartError("internal", f"the supervisor (pid {pid}) is not above its reaper: nothing was started")
@@ -365,10 +368,6 @@ class Reaper:
         except Exception as error:  # noqa: BLE001 - no failure of its own (a full disk, no memory) lets go of the tree
             self._note(error)
             return None
-
-
-def _person(user: str | None) -> int:
-    return os.getuid() if user is None else UNKNOWN
 
 
 def _open_streams() -> None:

@@ -146,7 +146,7 @@ def _end(table: ProcessTable, entry: Entry, ladder: Ladder | None) -> Report:
     person = account_uid(entry.user)
     # A fresh read: the reaper may have written members after the first one.
     fresh = ledger.find(os.path.dirname(os.path.dirname(entry.path)), entry.id) or entry
-    tracker = Portable(table, fresh.members, mark=entry.mark, spares=_ancestors(table), person=person)
+    tracker = Portable(table, fresh.members, mark=entry.mark, spares=_ancestors(table))
     ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=entry.mark, job_id=entry.id)
     return ending.run(ladder or Ladder(entry.grace, entry.kill), cause="sweep", ended_by="sweep")
 

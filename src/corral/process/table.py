@@ -93,7 +93,7 @@ class ProcessTable(Protocol):
         """Every process that may be read, zombies included, the newest pids first. Its cost grows with the host."""
 
     def hides_others(self) -> bool:
-        """Whether this account may not see the processes of others, so that not finding any means nothing."""
+        """Whether any process may be hidden from this one, so that not finding any means nothing."""
 
     def births(self) -> Births | None:
         """How many processes and threads were ever started; None where the host does not count them."""

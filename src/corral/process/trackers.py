@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from corral.process import mark as marks
 from corral.process import procfs
 from corral.process.report import NO_CHILDREN
-from corral.process.table import UNKNOWN, Births, Identity, Process, ProcessTable
+from corral.process.table import Births, Identity, Process, ProcessTable
 from corral.process.typed import Protocol
 
 _WALL = 0x40000000 if sys.platform == "linux" else 0
@@ -137,10 +137,9 @@ class Portable:
         on_exit: Callable[[int, int], None] = _forget,
         mark: int = 0,
         spares: Iterable[int] = (),
-        person: int = UNKNOWN,
     ) -> None:
         self._table = table
-        self.blind = person != os.getuid() and table.hides_others()
+        self.blind = table.hides_others()
         self._known: set[Identity] = set(seeds)
         self._on_exit = on_exit
         self._collects: set[int] = set()
@@ -197,10 +196,8 @@ class Adopted:
 
     freezes = False
 
-    def __init__(
-        self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None], *, person: int
-    ) -> None:
-        self.blind = person != os.getuid() and procfs.hides_others()
+    def __init__(self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None]) -> None:
+        self.blind = procfs.hides_others()
         self._known: set[Identity] = set(seeds)
         self._mark = mark
         self._on_exit = on_exit

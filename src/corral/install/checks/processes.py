@@ -35,6 +35,6 @@ def orphans(subjects: Subjects) -> Findings:
             )
         if found.blind:
             clean = False
-            yield skip("orphans", f"the processes of {account} are hidden from {subjects.service} (hidepid)")
+            yield skip("orphans", f"processes of {account} may be hidden from {subjects.service} (hidepid)")
     if clean:
         yield ok("orphans", "no agent of these people's accounts is without an owner")
