@@ -4,6 +4,7 @@
 #   make quick   the tests without the slow ones
 #   make check   ruff, mypy and the import contract
 #   make bench   measurements
+#   make site    the documentation as a site in .cache/site, every link checked
 #   make clean   remove .venv and .cache
 # PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" is handed on to pytest or the demo; JOBS=1 runs the
 # tests one by one.
@@ -12,7 +13,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help demo test quick check bench format clean
+.PHONY: help demo test quick check bench site format clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -40,6 +41,11 @@ bench:
 	@sh tools/env.sh dev codex bench
 	@test -d bench || { echo "there is no bench folder in this tree yet" >&2; exit 1; }
 	@$(BIN)/python -m bench $(ARGS)
+
+site:
+	@sh tools/env.sh docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open .cache/site/index.html"
 
 format:
 	@sh tools/env.sh dev
