@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from corral.process.report import Report
+
 
 class JobError(Exception):
     """Anything this room could not do."""
@@ -11,12 +13,15 @@ class StartError(JobError):
     """The command was not started; nothing is left running.
 
     kind is one of `not_found`, `not_executable`, `cwd`, `unknown_user`, `sudo_missing`, `sudo_rule`, `sudo_password`,
-    `sudo_environment`, `sudo_refused`, `limits`, `fork`, `ledger`, `invalid`, `internal`.
+    `sudo_environment`, `sudo_refused`, `limits`, `fork`, `ledger`, `invalid`, `hung` (it did not start in time),
+    `interrupted` (it was ended before it ran), `internal`.
     """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+        self.report: Report | None = None
+        """How the start was ended, once a process had been started for it. It can have survivors, which are held."""
 
 
 class LedgerError(JobError):

@@ -35,7 +35,6 @@ async def run(
     ignored. `say` gets sentences for the person.
     """
     ender = _Ender()
-    # Before the start, which takes its time: a signal that comes meanwhile ends the job as soon as it is there.
     ender.listen()
     try:
         job = await Job.start(
@@ -49,11 +48,11 @@ async def run(
             report_file=report_file,
             state_dir=state_dir,
             tracker=tracker,
+            prepared=ender.take,
         )
     except StartError as error:
-        say(str(error))
-        return _STATUS_OF_KIND.get(error.kind, FAILED)
-    ender.take(job)
+        await ender.finish()
+        return _not_started(error, say)
     report = await job.ended()
     await ender.finish()
     for notice in (*job.notices, *report.notes):
@@ -64,6 +63,17 @@ async def run(
         return FAILED
     status = await job.wait()
     return status if status >= 0 else 128 - status
+
+
+def _not_started(error: StartError, say: Callable[[str], None]) -> int:
+    if error.report is not None and not error.report.empty:
+        for line in (str(error), *survivors_text(error.report)):
+            say(line)
+        return FAILED
+    if error.kind == "interrupted":
+        return 128 + signal.SIGTERM  # as if it had come a moment later, and ended the command
+    say(str(error))
+    return _STATUS_OF_KIND.get(error.kind, FAILED)
 
 
 class _Ender:
@@ -91,7 +101,8 @@ class _Ender:
     async def finish(self) -> None:
         for number in self._numbers:
             self._loop.remove_signal_handler(number)
-        await asyncio.gather(*self._endings)
+        # What failed of them is the start, and that is said by its own error.
+        await asyncio.gather(*self._endings, return_exceptions=True)
 
     def _ask(self) -> None:
         self._asked += 1

@@ -78,6 +78,8 @@ class Job:
         self._collecting = 0.0
         self._told: Report | None = None
         self._adopts = False
+        self._unsent_end: float | None = None
+        """The grace of an end that was requested before there was a reaper."""
 
     @classmethod
     async def start(
@@ -99,6 +101,7 @@ class Job:
         label: str = "",
         job_id: str = "",
         limits: Mapping[str, int] | None = None,
+        prepared: Callable[[Job], None] | None = None,
     ) -> Job:
         """Start a command below a reaper of its own.
 
@@ -116,9 +119,12 @@ class Job:
             children files must.
         limits: resource limits of the command and of all that it starts, by the names in `limits.NAMES`.
         job_id: a fresh `ledger.new_id()`, for a caller who must know it before the start.
+        prepared: called with the job before anything is started, for a caller who may have to `end` it meanwhile. The
+            start then raises StartError of kind `interrupted`, unless the command runs already.
 
-        Raises StartError, at once and with nothing left running. A caller that is cancelled leaves nothing either: the
-        cancellation takes as long as ending what was begun does, with no grace; a second one does not wait for that.
+        Raises StartError, with nothing left running but what its `report` names (a process that cannot die). A caller
+        that is cancelled leaves nothing either: the cancellation takes as long as ending what was begun does, with no
+        grace; a second one does not wait for that.
         """
         folder = _absolute(state_dir if state_dir is not None else ledger.default_state_dir())
         report_path = _absolute(report_file) if report_file is not None else None
@@ -133,6 +139,8 @@ class Job:
         job = cls(job_id, Ladder(grace, kill), folder, report_path, marks.choose())
         if notice:
             job.notices.append(notice)
+        if prepared is not None:
+            prepared(job)
         environment = _environment(user, env, kept_env)
         supervisor = _own_identity()
         beginning = asyncio.ensure_future(
@@ -161,8 +169,12 @@ class Job:
             await asyncio.shield(beginning)
         except asyncio.CancelledError:
             # It is begun to the end, which is bounded, and then ended: a job half started could be lost.
+            job._request_end(0)
             beginning.add_done_callback(job._abandon)
             await job._let_go(beginning)
+            raise
+        except StartError as error:
+            job._never_started(error)
             raise
         return job
 
@@ -194,10 +206,25 @@ class Job:
         does not cut it short; one with a shorter grace hurries it.
         """
         if not self._report.done():
-            wanted = self._ladder.grace if grace is None else grace
-            self._send({"end": {"grace": wanted}})
-            self._watch_the_reaper(wanted)
+            self._request_end(self._ladder.grace if grace is None else grace)
         return await self.ended()
+
+    def _request_end(self, grace: float) -> None:
+        if self._wire is None:
+            self._unsent_end = grace if self._unsent_end is None else min(grace, self._unsent_end)
+            return
+        self._send({"end": {"grace": grace}})
+        self._watch_the_reaper(grace)
+
+    def _never_started(self, error: StartError) -> None:
+        if self._report.done():
+            return
+        if error.report is not None:
+            self._report.set_result(error.report)
+            return
+        # For a caller of `end` who came before the start had failed; there may be none.
+        self._report.set_exception(error)
+        self._report.exception()
 
     def tree(self) -> list[Process]:
         """The living tree now, parents before children; the command has depth 1. Empty on hosts without /proc."""
@@ -252,14 +279,18 @@ class Job:
             raise
         try:
             self._send({"start": config})
+            if self._unsent_end is not None:
+                self._request_end(self._unsent_end)
             await self._connect_streams(self._reaper)
             async with asyncio.timeout(_START_WITHIN):
                 started = await asyncio.shield(self._started)
         except StartError as error:
             await self._failed_to_start(error)
         except TimeoutError:
-            self._abandon()
-            raise StartError("internal", f"the reaper did not start the command in {_START_WITHIN:g} s") from None
+            self._started.add_done_callback(lambda started: started.exception())
+            self._request_end(0)
+            why = "its program, its folder or sudo does not answer"
+            await self._failed_to_start(StartError("hung", f"it did not start within {_START_WITHIN:g} s: {why}"))
         except BaseException:
             # The loop is closing: the lifeline goes with it.
             self._abandon()
@@ -286,17 +317,23 @@ class Job:
         return reader
 
     async def _failed_to_start(self, error: StartError) -> None:
-        said = b""
+        said, report = b"", None
         try:
             async with asyncio.timeout(self._ladder.grace + self._ladder.kill + _REAPER_MARGIN):
-                await asyncio.shield(self._report)
-                if self.stderr is not None:
+                report = await asyncio.shield(self._report)
+                if self.stderr is not None and report.empty:
                     said = await self.stderr.read(2048)
         except TimeoutError:
             pass
         self._close_streams()
         text = said.decode("utf-8", "replace").strip()
-        raise StartError(error.kind, f"{error} (it said: {text})" if text else str(error)) from None
+        message = f"{error} (it said: {text})" if text else str(error)
+        if report is not None and not report.empty:
+            left = ", ".join(f"pid {one.pid} (state {one.state})" for one in report.survivors)
+            message += f"; what was started for it cannot be ended yet: {left or 'nobody can say what'}"
+        failure = StartError(error.kind, message)
+        failure.report = report
+        raise failure from None
 
     def _stop_adopting(self) -> None:
         if self._adopts:

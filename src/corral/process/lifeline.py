@@ -73,6 +73,7 @@ class ReaperEnd:
         self.descriptor = descriptor
         self.closed = False
         self._decoder = Decoder()
+        self._unread: list[dict[str, Any]] = []
 
     def first(self, key: str, timeout: float) -> dict[str, Any] | None:
         """The first message, which must have this key; None if it does not come in time."""
@@ -81,15 +82,17 @@ class ReaperEnd:
         poll.register(self.descriptor, select.POLLIN)
         while not self.closed and (left := deadline - time.monotonic()) > 0:
             poll.poll(left * 1000)
-            for message in self.receive():
+            messages = self.receive()
+            for number, message in enumerate(messages):
                 if isinstance(message.get(key), dict):
                     found: dict[str, Any] = message[key]
+                    self._unread = messages[number + 1 :]
                     return found
         return None
 
     def receive(self) -> list[dict[str, Any]]:
         """What has come in. A bad message is answered with a notice and forgotten."""
-        found: list[dict[str, Any]] = []
+        found, self._unread = self._unread, []
         while not self.closed:
             try:
                 data = os.read(self.descriptor, 65536)
