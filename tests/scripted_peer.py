@@ -370,14 +370,42 @@ def deep(peer: Peer) -> None:
     talk(peer)
 
 
-def far_reset(peer: Peer) -> None:
-    milliseconds = 1790000000000
+ODD_NUMBERS = ["1790000000000", "1e17", "-1", "0", "1e300", "9" * 5000, "1e999"]
+ODD_NUMBERS += [f"{sign}{10**power}" for power in range(10, 21) for sign in ("", "-")]
+
+
+def odd_numbers(peer: Peer) -> None:
+    """Tell of times, counts and statuses that are none."""
+    count = 10**30
+    for number in ODD_NUMBERS:
+        if ENGINE == "codex":
+            window = f'{{"usedPercent":{number},"windowDurationMins":{number},"resetsAt":{number}}}'
+            write(f'{{"method":"account/rateLimits/updated","params":{{"rateLimits":{{"primary":{window}}}}}}}')
+        else:
+            info = f'{{"status":"rejected","rateLimitType":"{number[:9]}","resetsAt":{number}}}'
+            write(f'{{"type":"rate_limit_event","rate_limit_info":{info}}}')
+    peer.tool("make it")
     if ENGINE == "codex":
-        window = {"usedPercent": 90, "resetsAt": milliseconds}
-        put({"method": "account/rateLimits/updated", "params": {"rateLimits": {"primary": window}}})
+        done = {"type": "commandExecution", "id": "t", "status": "failed", "exitCode": count}
+        peer.note("item/completed", item=done)  # type: ignore[attr-defined]
+        tokens = dict.fromkeys(("inputTokens", "cachedInputTokens", "outputTokens", "totalTokens"), count)
+        used = {"last": tokens, "total": tokens, "modelContextWindow": -count}
+        peer.note("thread/tokenUsage/updated", tokenUsage=used)  # type: ignore[attr-defined]
+        talk(peer)
     else:
-        put({"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": milliseconds}})
-    talk(peer)
+        result = {"type": "tool_result", "tool_use_id": "t", "is_error": True, "content": f"Exit code {count}"}
+        peer.line("user", result)  # type: ignore[attr-defined]
+        peer.say("hello")
+        used = {"inputTokens": count, "outputTokens": -count, "contextWindow": count, "costUSD": 1e300}
+        usage = {"modelUsage": {"m": used}, "model_usage_since_last_result": {"m": used}}
+        put({"type": "result", "user_message_uuids": peer.uuids, **usage})  # type: ignore[attr-defined]
+
+
+def wordless(peer: Peer) -> None:
+    peer.think("hm")
+    peer.tool("make it")
+    peer.tool_done("made")
+    peer.complete()
 
 
 def half_a_pair(peer: Peer) -> None:
@@ -472,7 +500,8 @@ SCENES: dict[str, Callable[[Peer], None]] = {
     "warns": warns,
     "bad_utf8": bad_utf8,
     "deep": deep,
-    "far_reset": far_reset,
+    "odd_numbers": odd_numbers,
+    "wordless": wordless,
     "half_a_pair": half_a_pair,
     "odd_end": odd_end,
     "too_long_done": too_long_done,

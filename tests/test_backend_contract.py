@@ -28,9 +28,11 @@ from corral.backends.base import (
     ToolStarted,
     TurnEnded,
     TurnEvent,
+    Usage,
 )
 from corral.backends.errors import BackendError, InputError, TurnRunningError
 from corral.backends.launch import Launch
+from corral.backends.numbers import MOST_DOLLARS, MOST_TOKENS
 from corral.backends.running import Running
 from tests.harness.backends import check, collect, of, reach, rest, running, scripted, text
 from tests.harness.waiting import until
@@ -355,12 +357,26 @@ async def test_one_that_obeys_nothing_is_ended_by_signals_and_the_report_says_so
         assert {sent.signal for sent in ended.report.signals} == {"TERM", "KILL"}
 
 
-@pytest.mark.parametrize("name", ["bad_utf8", "deep", "far_reset"])
+@pytest.mark.parametrize("name", ["bad_utf8", "deep", "odd_numbers"])
 async def test_an_odd_line_costs_neither_the_turn_nor_the_backend(scene: Scene, name: str) -> None:
     async with scene(name, Limits(silence=5)) as backend:
         events = await collect(backend, "go")
         assert text(events).endswith("hello")
         assert events[-1] == TurnEnded("completed")
+
+
+async def test_numbers_of_an_engine_are_brought_into_range(scene: Scene) -> None:
+    async with scene("odd_numbers", Limits(silence=5)) as backend:
+        events = await collect(backend, "go")
+    [tool], [used] = of(ToolEnded, events), of(Usage, events)
+    assert (tool.status, tool.exit_code) == ("failed", None)
+    assert used.input_tokens == MOST_TOKENS
+    assert 0 <= used.output_tokens <= MOST_TOKENS
+    assert 0 <= (used.context_window or 0) <= MOST_TOKENS
+    assert used.cost is None or used.cost <= MOST_DOLLARS
+    told = [event.message for event in of(Notice, events)]
+    assert any("it begins anew at 2286-11-20 17:46 UTC" in message for message in told), "what can be a time is one"
+    assert not [message for message in told if len(message) > 200]
 
 
 async def test_half_a_surrogate_pair_hides_no_end_of_a_turn(scene: Scene) -> None:
@@ -491,5 +507,7 @@ async def test_what_the_agent_left_running_is_told_from_what_the_engine_keeps(sc
 
 async def test_what_the_start_had_to_say_is_heard_once_in_the_first_turn(scene: Scene) -> None:
     async with scene("talk", notices=("there is no folder",)) as backend:
-        assert (await collect(backend, "go"))[1] == Notice("there is no folder")
+        first = await collect(backend, "go")
+        assert first[1] == Notice("there is no folder")
+        assert len(of(Notice, first)) == 1
         assert of(Notice, await collect(backend, "again")) == []

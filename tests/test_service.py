@@ -20,6 +20,7 @@ from corral.backends.base import (
 )
 from corral.backends.running import Running
 from corral.service import records
+from corral.service.conversation import WORDLESS
 from corral.service.front import Reply
 from corral.service.service import AccessError
 from tests.harness.freezer import Freezer, NoFreezerError, freezer
@@ -428,6 +429,9 @@ class TestCommands:
             ("/effort", "effort: the agent's own choice"),
             ("/workspace /etc", "is in none of your workspaces"),
             ("/workspace", "workspace: "),
+            ("/workspace ~root/x", "~root is not a folder: write ~/FOLDER"),
+            ("/workspace ~/..", "is in none of your workspaces"),
+            (f"/model {'x' * 5000}", "not a name"),
             ("/resume nothing", "there is no conversation 'nothing'"),
             ("/resume", "there are no earlier conversations"),
             ("/usage", "nothing was used"),
@@ -464,6 +468,16 @@ class TestCommands:
                 anna.do(line)
                 await anna.front.turns(before + 1)
                 assert anna.front.text.endswith(said)
+
+    async def test_a_turn_that_ends_without_a_word_says_so(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("wordless")
+            await anna.front.turns(1)
+            assert anna.front.of(Notice) == [Notice(WORDLESS)]
+            anna.say("talk")
+            await anna.front.turns(2)
+            assert anna.front.of(Notice) == [Notice(WORDLESS)]
 
     async def test_another_engine_is_another_conversation(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ def _value(question: Question, field: Mapping[str, Any], given: list[str]) -> An
         return _truth(question, given[0])
     if kind in ("number", "integer"):
         try:
-            return int(given[0]) if kind == "integer" else float(given[0])
+            return _number(given[0], whole=kind == "integer")
         except ValueError:
             article = "a whole number" if kind == "integer" else "a number"
             raise FormError(f"{question.text}: {given[0]!r} is not {article}") from None
@@ -104,6 +105,14 @@ def _value(question: Question, field: Mapping[str, Any], given: list[str]) -> An
         items = field.get("items")
         return [_choice(question, items if isinstance(items, Mapping) else {}, one) for one in given]
     return _choice(question, field, given[0])
+
+
+def _number(text: str, *, whole: bool) -> float:
+    if whole:
+        return int(text)
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not a number of JSON")
+    return number
 
 
 def _truth(question: Question, text: str) -> bool:

@@ -268,7 +268,7 @@ class Running:
             if self.busy:
                 raise TurnRunningError("a turn is running: interrupt it, or wait for its end")
             before = () if self._gone else await self._look()
-            turn = self._turn = Turn(limits)
+            turn = self._turn = Turn(limits, self._untold)
             self._before = before
         return turn
 
@@ -276,9 +276,6 @@ class Running:
         if self._gone:
             turn.fail(self._gone)
             return
-        for said in (*self.launch.notices, *self.job.notices):
-            self._said.setdefault(said, False)
-        turn.preface = [said for said, told in self._said.items() if not told]
         name = self.kind.name
         try:
             await self._engine.begin(turn, message, choices)
@@ -292,12 +289,14 @@ class Running:
             self._give_up(turn, f"{name} did not take the message in time")
         except BackendError as error:
             self._give_up(turn, str(error))
-        if turn.id is not None:
-            self._said |= dict.fromkeys(turn.preface, True)
-        for said, told in self._said.items():
-            if not told and not turn.over:
-                self._said[said] = True
-                turn.put(Notice(said))
+
+    def _untold(self) -> Sequence[str]:
+        """What was to be told between turns, or before the first: from now on it is told."""
+        for said in (*self.launch.notices, *self.job.notices):
+            self._said.setdefault(said, False)
+        untold = [said for said, told in self._said.items() if not told]
+        self._said |= dict.fromkeys(untold, True)
+        return untold
 
     async def _keep_time(self, turn: Turn) -> None:
         if timer := await turn.outlasted():

@@ -11,7 +11,7 @@ from corral.backends.base import Notice, ToolEnded, ToolStarted, TurnEnded, Turn
 from corral.backends.feed import TurnFeed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from corral.backends.base import Limits, TurnEvent
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Turn:
     """A turn from the moment it was claimed to its TurnEnded. Engines `begin` it, `put` events and `end` it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, preface: Callable[[], Sequence[str]] = tuple) -> None:
+        """`preface`: asked when the engine takes the message; notices of before the turn, told first of all."""
         self.id: str | None = None
         self.limits = limits
         self.feed = TurnFeed()
+        self._preface = preface
         self.stopped: TurnEnded | None = None
         """What the turn's end will be, if it was stopped from here and does not complete nevertheless."""
-        self.preface: Sequence[str] = ()
-        """What the person hears first of all: notices of before the turn."""
         self._clock = Clock(limits)
         self._taken = asyncio.Event()
         self._ended = asyncio.Event()
@@ -42,7 +42,7 @@ class Turn:
         if self.id is None and not self.over:
             self.id = turn_id
             self.put(TurnStarted(turn_id))
-            for said in self.preface:
+            for said in self._preface():
                 self.put(Notice(said))
             self._taken.set()
 

@@ -20,6 +20,8 @@ Answered: TypeAlias = "str | Reply | None"
 Handler: TypeAlias = "Callable[[LocalSeat, str], Answered | Coroutine[Any, Any, Answered]]"
 """Acts at once, as far as it can, and returns the rest to be awaited: commands take effect in their order."""
 
+LONGEST_NAME = 200  # characters of a model's name, or of an effort's
+NOT_A_NAME = f"that is not a name: one line of up to {LONGEST_NAME} letters is"
 DECISIONS: dict[str, Decision] = {"": "accept", "once": "accept", "session": "accept_for_session"}
 
 
@@ -135,6 +137,8 @@ def model(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answer
         backend = at.conversation.backend
         now = subject.model or (backend.started.model if backend is not None else "") or "the agent's own choice"
         return Reply(f"model: {now}. /model NAME chooses another, /model default the agent's own", "model")
+    if not _is_name(argument):
+        return NOT_A_NAME
     subject.model = _choice(at, argument, subject.model, "model")
     return _then(at.conversation.keep_choices(), f"from the next turn on: {subject.model or 'the default model'}")
 
@@ -145,8 +149,15 @@ def effort(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answe
     if not argument:
         now = subject.effort or "the agent's own choice"
         return Reply(f"effort: {now}. /effort low, medium, high or whatever the model knows; /effort default", "effort")
+    if not _is_name(argument):
+        return NOT_A_NAME
     subject.effort = _choice(at, argument, subject.effort, "effort")
     return _then(at.conversation.keep_choices(), f"from the next turn on: {subject.effort or 'the default'} effort")
+
+
+def _is_name(argument: str) -> bool:
+    """Whether it can be handed to an engine, which knows the names: the first of them on its command line."""
+    return len(argument) <= LONGEST_NAME and argument.isprintable()
 
 
 def _choice(at: LocalSeat, argument: str, before: str | None, what: str) -> str | None:

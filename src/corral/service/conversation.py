@@ -22,6 +22,7 @@ from corral.backends.base import (
     Event,
     Input,
     Notice,
+    Text,
     TurnEnded,
     Usage,
 )
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 WORKER_TIMEOUT = 5.0  # seconds for the last turn to be written down, once its backend has ended
 STUCK_MARGIN = 60.0  # seconds beyond a turn's limit after which an old backend is ended whatever it does
 STOPPED = "stopped on request"
+WORDLESS = "the agent ended the turn without a word"
 
 _FAULTS = (BackendError, JobError, PoolFullError)
 
@@ -352,6 +354,7 @@ class Conversation:
     async def _read_turn(self, backend: Backend, message: Input) -> TurnEnded:
         end = TurnEnded("failed", "the turn ended without a word")
         terms = self._terms(self.subject)
+        spoke = False
         choices, limits = Choices(self.subject.model, self.subject.effort or terms.effort), terms.limits
         async with aclosing(backend.send(message, choices=choices, limits=limits)) as events:  # type: ignore[type-var]
             async for event in events:
@@ -362,9 +365,12 @@ class Conversation:
                 if isinstance(event, TurnEnded):
                     end = event
                     continue
+                spoke = spoke or (isinstance(event, Text) and bool(event.delta.strip()))
                 await self._note(backend, event)
                 self.audience.show(event)
                 await self.audience.ready()
+        if end.status == "completed" and not spoke:
+            self._notice(WORDLESS)
         return end
 
     async def _note(self, backend: Backend, event: Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -162,7 +163,8 @@ class LocalSeat:
         """Show what a front end that comes later has missed: the turn that runs, and what is asked."""
         conversation = self.conversation
         if conversation.backend is not None:
-            self._front.show(conversation.backend.started)
+            started = conversation.backend.started
+            self._front.show(replace(started, model=conversation.subject.model or started.model))
         if conversation.began:
             self._tell("a turn is running")
         for approval in conversation.approvals.values():

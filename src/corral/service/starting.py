@@ -129,7 +129,9 @@ def workspaces(person: Person) -> Workspaces:
     """The person's folders, absolute."""
     home = _home(person)
     return Workspaces(
-        _absolute(person.workspace, home), {name: _absolute(path, home) for name, path in person.workspaces.items()}
+        _absolute(person.workspace, home),
+        {name: _absolute(path, home) for name, path in person.workspaces.items()},
+        home,
     )
 
 
@@ -139,6 +141,8 @@ def _limits(person: Person) -> dict[str, int]:
 
 
 def _first_model(config: Config, person: Person, subject: Subject) -> str | None:
+    if subject.model is not None:
+        return subject.model  # chosen for the conversation: it is what the start says, too
     own = person.model if subject.engine == config.engine_of(person) else None
     settings = config.engines.claude if subject.engine == "claude" else config.engines.codex
     return own or settings.model

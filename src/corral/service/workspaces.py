@@ -18,9 +18,13 @@ class Workspaces:
     """The person's own workspace, absolute."""
     named: Mapping[str, str]
     """Others that the operator has named, absolute."""
+    account_home: str = "/"
+    """What `~/` stands for, as in the configuration: the home of the person's account."""
 
     def find(self, argument: str) -> str:
-        """The folder that is meant: a name, or a path in one of the workspaces (a relative one in the first).
+        """The folder that is meant: a name, or a path in one of the workspaces.
+
+        A relative path is one of the first workspace, `~/` the home of the account.
 
         Raises ValueError with a sentence for any other.
         """
@@ -28,7 +32,11 @@ class Workspaces:
             return self.named[argument]
         if argument in ("", "default", "~"):
             return self.home
-        path = posixpath.normpath(posixpath.join(self.home, argument))
+        first, _, rest = argument.partition("/")
+        if first.startswith("~") and first != "~":
+            raise ValueError(f"{first} is not a folder: write ~/FOLDER for one of your home, or the whole path")
+        base, below = (self.account_home, rest.lstrip("/")) if first == "~" else (self.home, argument)
+        path = posixpath.normpath(posixpath.join(base, below))
         for root in (self.home, *self.named.values()):
             if path == root or path.startswith(root.rstrip("/") + "/"):
                 return path

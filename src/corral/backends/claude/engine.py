@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -13,6 +12,7 @@ from corral.backends.claude.control import ControlConnection
 from corral.backends.claude.sorting import TELLS_OF_MESSAGES, Sorter
 from corral.backends.engine import Opened
 from corral.backends.errors import BackendError, RefusedError
+from corral.backends.numbers import moment
 
 if TYPE_CHECKING:
     import asyncio
@@ -159,12 +159,9 @@ class ClaudeEngine:
             return
         which = f" ({limit.kind})" if limit.kind else ""
         what = "is used up" if limit.status == "rejected" else "is nearly used up"
-        when = (
-            f"; it begins anew at {datetime.fromtimestamp(limit.resets_at, UTC):%Y-%m-%d %H:%M} UTC"
-            if limit.resets_at
-            else ""
-        )
-        self._host.notice(f"claude: the account's limit{which} {what}{when}")
+        when = moment(limit.resets_at)
+        again = f"; it begins anew at {when}" if when else ""
+        self._host.notice(f"claude: the account's limit{which} {what}{again}")
 
 
 def _read_result(line: bytes) -> wire.Result:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from corral.backends.base import Notice, Reasoning, Text, ToolStarted, ToolStatus, TurnEnded, Usage
+from corral.backends.base import Notice, Reasoning, Text, ToolStarted, ToolStatus, TurnEnded
 from corral.backends.claude import tools, wire
+from corral.backends.numbers import usage
 
 if TYPE_CHECKING:
+    from corral.backends.base import Usage
     from corral.backends.turn import Turn
 
 TELLS_OF_MESSAGES = "msg_lifecycle_v1"  # the capability to say what becomes of each message
@@ -201,8 +203,8 @@ def _usage(result: wire.Result, filled: int) -> Usage:
     window = max(windows) if windows else None
     if used is None:
         total = result.usage or wire.TokenCount()
-        return Usage(_read(total), total.cache_read_input_tokens, total.output_tokens, filled, window)
+        return usage(_read(total), total.cache_read_input_tokens, total.output_tokens, filled, window)
     cached = sum(one.cache_read_input_tokens for one in used.values())
     read = cached + sum(one.input_tokens + one.cache_creation_input_tokens for one in used.values())
     written = sum(one.output_tokens for one in used.values())
-    return Usage(read, cached, written, filled, window, sum(one.cost for one in used.values()))
+    return usage(read, cached, written, filled, window, sum(one.cost for one in used.values()))

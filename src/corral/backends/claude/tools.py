@@ -8,6 +8,7 @@ from typing import Any
 
 from corral.backends.base import ToolEnded, ToolStarted, ToolStatus
 from corral.backends.claude import wire
+from corral.backends.numbers import exit_code
 
 OUTPUT_TAIL = 4000  # characters of a tool's output that an event carries
 KINDS = {
@@ -21,7 +22,7 @@ KINDS = {
 }
 # The input that says best what a tool does; the first that is there.
 TELLING = ("command", "file_path", "notebook_path", "path", "query", "url", "pattern", "description", "prompt")
-EXIT_CODE = re.compile(r"Exit code (\d+)")
+EXIT_CODE = re.compile(r"Exit code ([0-9]{1,10})\b")
 MCP = "mcp__"
 
 
@@ -52,7 +53,7 @@ def ended(tool: ToolStarted, result: wire.Block, failure: ToolStatus) -> ToolEnd
     code = None
     if tool.kind == "command":
         found = EXIT_CODE.match(output) if result.is_error else None
-        code = int(found[1]) if found else None if result.is_error else 0
+        code = exit_code(int(found[1])) if found else None if result.is_error else 0
     status = failure if result.is_error else "completed"
     return ToolEnded(tool.tool_id, tool.kind, tool.title, status, code, output[-OUTPUT_TAIL:])
 

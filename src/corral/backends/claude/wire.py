@@ -235,7 +235,7 @@ class RateLimit(Wire):
     """What is left of an account's limit; `resets_at` is in seconds since 1970."""
 
     status: str = ""
-    resets_at: int | None = msgspec.field(default=None, name="resetsAt")
+    resets_at: float | None = msgspec.field(default=None, name="resetsAt")
     kind: str | None = msgspec.field(default=None, name="rateLimitType")
 
 

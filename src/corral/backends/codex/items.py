@@ -8,6 +8,7 @@ import msgspec
 
 from corral.backends.base import Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus, TurnEvent
 from corral.backends.codex import wire
+from corral.backends.numbers import exit_code
 
 OUTPUT_TAIL = 4000  # characters of a command's output that an event carries
 
@@ -86,7 +87,7 @@ def _read_tool(kind: str, item: msgspec.Raw) -> _Tool | None:
         case "commandExecution":
             command = msgspec.json.decode(item, type=wire.CommandExecution)
             output = command.aggregated_output or ""
-            return _Tool("command", command.command, command.status, command.exit_code, output)
+            return _Tool("command", command.command, command.status, exit_code(command.exit_code), output)
         case "fileChange":
             change = msgspec.json.decode(item, type=wire.FileChange)
             return _Tool("file_change", ", ".join(update.path for update in change.changes), change.status)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from corral.backends.numbers import moment
 
 if TYPE_CHECKING:
     from corral.backends.codex import wire
 
 TELL_FROM = 80  # percent
+LONGEST = 10 * 366 * 24 * 60  # minutes: a window of more is a fault of the engine's
 STEP = 10  # percent: how much more must be used until it is told again
 
 
@@ -17,20 +19,19 @@ def warnings(note: wire.RateLimitsNote) -> Iterator[str]:
     """A sentence for each window that is nearly used up; equal sentences are the same news."""
     for window in (note.rate_limits.primary, note.rate_limits.secondary):
         if window is not None and window.used_percent >= TELL_FROM:
-            used = min(window.used_percent // STEP * STEP, 100)
+            used = min(int(min(window.used_percent, 100)) // STEP * STEP, 100)
             amount = "all" if used == 100 else f"over {used} %"
             yield f"codex: {amount} of {_length(window)} is used{_reset(window)}"
 
 
 def _length(window: wire.RateLimitWindow) -> str:
     minutes = window.window_duration_mins
-    if not minutes:
+    if not minutes or not 0 < minutes <= LONGEST:
         return "the account's limit"
     hours = minutes / 60
     return f"the account's limit of {f'{hours / 24:g} days' if hours >= 48 else f'{hours:g} hours'}"
 
 
 def _reset(window: wire.RateLimitWindow) -> str:
-    if window.resets_at is None:
-        return ""
-    return f"; it begins anew at {datetime.fromtimestamp(window.resets_at, UTC):%Y-%m-%d %H:%M} UTC"
+    when = moment(window.resets_at)
+    return f"; it begins anew at {when}" if when else ""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from corral.backends.base import Notice, TurnEnded, TurnStatus, Usage
+from corral.backends.base import Notice, TurnEnded, TurnStatus
 from corral.backends.codex import wire
 from corral.backends.codex.items import ItemReader
+from corral.backends.numbers import usage
 
 if TYPE_CHECKING:
     from corral.backends.base import TurnEvent
@@ -130,7 +131,7 @@ class Sorter:
             self.counted = total.total_tokens
             window = note.token_usage.model_context_window
             self._turn.put(
-                Usage(last.input_tokens, last.cached_input_tokens, last.output_tokens, last.total_tokens, window)
+                usage(last.input_tokens, last.cached_input_tokens, last.output_tokens, last.total_tokens, window)
             )
 
     def _on_rerouted(self, params: msgspec.Raw) -> None:

@@ -278,9 +278,9 @@ class ModelList(Wire):
 class RateLimitWindow(Wire):
     """How much of a window of time is used; `resets_at` is in seconds since 1970."""
 
-    used_percent: int = 0
-    window_duration_mins: int | None = None
-    resets_at: int | None = None
+    used_percent: float = 0
+    window_duration_mins: float | None = None
+    resets_at: float | None = None
 
 
 class RateLimits(Wire):
