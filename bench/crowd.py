@@ -11,15 +11,17 @@ from bench.ground import Driver, Ground, say
 from bench.streaming import column, compared, in_turn
 from bench.talkground import peer, talking
 
-PACE, PACED_FOR = 20, 3
-"""Deltas a second of each engine, and seconds: a rate that every contender keeps up with, with 200 on two cores."""
+PACE = 20
+"""Deltas a second of each engine: a rate that every contender keeps up with, with 200 on two cores."""
 STALL_AT_MOST = 20.0
 STALL = (("stall_ms", "longest stall"), ("own_ms", "of work of its own"), ("queued_ms", "of waiting for a core"))
 
 Answers = dict[str, list[dict[str, Any]]]
 
 
-def crowd_section(ground: Ground, sizes: Sequence[int], deltas: int, rounds: int, endings: int) -> Section:
+def crowd_section(
+    ground: Ground, sizes: Sequence[int], deltas: int, rounds: int, endings: int, paced_for: float
+) -> Section:
     """Turns in so many backends at once, of so many deltas together, and then half of the backends ended at once."""
     figures: list[Figure] = []
     aims: list[Aim] = []
@@ -30,7 +32,7 @@ def crowd_section(ground: Ground, sizes: Sequence[int], deltas: int, rounds: int
             started = _started(services, engine, number)
             say(f"crowd: {number} turns of {engine}")
             flood = in_turn(services, rounds, what="flood", deltas=deltas // number)
-            paced = in_turn(services, rounds, what="pace", deltas=PACE * PACED_FOR, rate=PACE)
+            paced = in_turn(services, rounds, what="pace", deltas=round(PACE * paced_for), rate=PACE)
             after = {name: service.ask("weigh") for name, service in services.items()}
             for service in services.values():
                 service.ask("down")

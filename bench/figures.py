@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+class CannotRun(Exception):
+    """This machine lacks something that a part needs. The text says what."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One line of a table. `values` are in the order of the rounds, so that rivals can be compared round by round."""

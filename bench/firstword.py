@@ -1,7 +1,7 @@
 """From nothing to the first word of a real engine, beside the engine without anything around it."""
 
 from bench import talkers
-from bench.figures import Figure, Section, ratio
+from bench.figures import CannotRun, Figure, Section, ratio
 from bench.ground import Ground, say
 from bench.streaming import column, in_turn
 from bench.talkground import real_engines, talking
@@ -13,6 +13,8 @@ def first_word_section(ground: Ground, rounds: int) -> Section:
     """Each real engine on the offline model, started, asked, and ended, by each contender in turn."""
     figures: list[Figure] = []
     with real_engines(ground) as found:
+        if not found:
+            raise CannotRun("no real engine was found (codex from the wheel or npm, claude from npm, or on PATH)")
         for real in found:
             say(f"first word: {real.name}")
             names = talkers.contenders(real.engine)

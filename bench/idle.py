@@ -41,7 +41,8 @@ def keep(pids: list[int], number: int, libc: ctypes.CDLL) -> None:
 
 def main() -> None:
     """Follow the lines of standard input."""
-    libc, pids = ctypes.CDLL(None), []
+    libc = ctypes.CDLL(None)
+    pids: list[int] = []
     try:
         for line in sys.stdin:
             keep(pids, int(line), libc)

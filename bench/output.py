@@ -54,38 +54,39 @@ def _say(aim: Aim) -> str:
     return f"{'met' if aim.met else 'MISSED'}: {aim.what} is {_round(aim.value)} {aim.unit}, limit {aim.limit:g}"
 
 
-def to_terminal(sections: Sequence[Section], facts: dict[str, Any]) -> None:
-    """Print the tables for a person."""
+def facts_line(facts: dict[str, Any]) -> str:
+    """Return what the figures were measured on, in one line."""
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def to_terminal(section: Section) -> None:
+    """Print one table for a person."""
     console = Console(width=max(150, Console().width) if not Console().is_terminal else None)
-    console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
-    for section in sections:
-        table = Table(title=section.title, caption=section.explanation, title_justify="left", caption_justify="left")
-        rows = [cells(figure) for figure in section.figures]
-        used = [index for index in range(len(HEAD)) if any(row[index] for row in rows)]
-        for index in used:
-            table.add_column(HEAD[index], justify="left" if HEAD[index] in LEFT else "right")
-        previous = None
-        for figure, row in zip(section.figures, rows, strict=True):
-            if previous not in {None, figure.case}:
-                table.add_section()
-            previous = figure.case
-            table.add_row(*(row[index] for index in used))
-        console.print(table)
-        for aim in section.aims:
-            console.print(f"  {_say(aim)}", style="green" if aim.met else "bold red", highlight=False)
+    table = Table(title=section.title, caption=section.explanation, title_justify="left", caption_justify="left")
+    rows = [cells(figure) for figure in section.figures]
+    used = [index for index in range(len(HEAD)) if any(row[index] for row in rows)]
+    for index in used:
+        table.add_column(HEAD[index], justify="left" if HEAD[index] in LEFT else "right")
+    previous = None
+    for figure, row in zip(section.figures, rows, strict=True):
+        if previous not in {None, figure.case}:
+            table.add_section()
+        previous = figure.case
+        table.add_row(*(row[index] for index in used))
+    console.print(table)
+    for aim in section.aims:
+        console.print(f"  {_say(aim)}", style="green" if aim.met else "bold red", highlight=False)
+    console.file.flush()
 
 
-def to_markdown(sections: Sequence[Section], facts: dict[str, Any]) -> str:
-    """Return the tables for the README."""
-    lines = [", ".join(f"{name} {value}" for name, value in facts.items()), ""]
-    for section in sections:
-        rows = [cells(figure) for figure in section.figures]
-        used = [index for index in range(len(HEAD)) if any(row[index] for row in rows)]
-        lines += [f"### {section.title}", "", section.explanation, ""]
-        for row in (HEAD, ["---"] * len(HEAD), *rows):
-            lines.append(f"| {' | '.join(row[index] for index in used)} |")
-        lines += ["", *(f"- {_say(aim)}" for aim in section.aims), ""]
-    return "\n".join(lines)
+def to_markdown(section: Section) -> str:
+    """Return one table for the README."""
+    rows = [cells(figure) for figure in section.figures]
+    used = [index for index in range(len(HEAD)) if any(row[index] for row in rows)]
+    lines = [f"### {section.title}", "", section.explanation, ""]
+    lines += [f"| {' | '.join(row[index] for index in used)} |" for row in (HEAD, ["---"] * len(HEAD), *rows)]
+    lines += ["", *(f"- {_say(aim)}" for aim in section.aims), ""]
+    return "\n".join(lines) + "\n"
 
 
 def to_file(sections: Sequence[Section], facts: dict[str, Any], path: Path) -> None:

@@ -50,7 +50,7 @@ class Codex:
 
     def end(self, status: str) -> None:
         """End the turn."""
-        turn = {"id": TURN, "status": status, "items": [], "error": None}
+        turn: dict[str, Any] = {"id": TURN, "status": status, "items": [], "error": None}
         put({"method": "turn/completed", "params": {"threadId": THREAD, "turn": turn}})
 
     @staticmethod
@@ -112,7 +112,7 @@ class Claude:
 
 def main() -> NoReturn:
     """Serve standard input to its end."""
-    peer = {"codex": Codex, "claude": Claude}[sys.argv[1]]()
+    peer = Codex() if sys.argv[1] == "codex" else Claude()
     left, pause, due, pending = 0, 0.0, 0.0, b""
     stamps = b"0" * (STAMP - 1) + b" "
     line = peer.before + stamps + peer.after

@@ -21,6 +21,7 @@ def start_section(ground: Ground, rounds: int) -> Section:
     for case, user in _routes(ground):
         say(f"starting: {case}")
         times = ground.driver("corral").ask("starts", argv=COMMAND, user=user, rounds=rounds)
+        added: tuple[float, ...] = ()
         for index, moment in enumerate(MOMENTS):
             ours, theirs, bare = ([took[index] for took in times[name]] for name in ("corral", "asyncio", "bare"))
             added = tuple(mine - plain for mine, plain in zip(ours, theirs, strict=True))

@@ -42,7 +42,7 @@ def compared(
     return lines
 
 
-def streaming_section(ground: Ground, deltas: int, rounds: int) -> Section:
+def streaming_section(ground: Ground, deltas: int, rounds: int, paced: int) -> Section:
     """One turn: so many deltas as fast as the client takes them, and a steady stream."""
     figures: list[Figure] = []
     for engine in ENGINES:
@@ -54,15 +54,15 @@ def streaming_section(ground: Ground, deltas: int, rounds: int) -> Section:
                 stack.callback(service.close)
                 service.ask("up", number=1)
             flood = in_turn(services, rounds, what="flood", deltas=deltas)
-            paced = in_turn(services, rounds, what="pace", deltas=PACE, rate=PACE)
+            steady = in_turn(services, rounds, what="pace", deltas=paced, rate=PACE)
             for service in services.values():
                 service.ask("down")
         figures += compared(f"{engine}, at full speed", engine, flood, "a_second", "deltas/s")
         figures += compared(f"{engine}, CPU a delta", engine, flood, "cpu_us", "us")
         for name, what in (("p50_us", "median"), ("p99_us", "99th percentile")):
             case = f"{engine}, {PACE} a second, {what} of the delay"
-            figures += compared(case, engine, paced, name, "us")
-            ours, pipe = (column(paced[contender], name) for contender in ("corral", "bare"))
+            figures += compared(case, engine, steady, name, "us")
+            ours, pipe = (column(steady[contender], name) for contender in ("corral", "bare"))
             added = tuple(mine - bare for mine, bare in zip(ours, pipe, strict=True))
             figures.append(Figure(case, "added by Corral to the bare reader", "us", added))
     text = (

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class Corral:
         return str((await Corral._pool.end(self._backend, self._slot)).report.verdict)
 
 
-class Bare:
+class Bare(ABC):
     """The pipe, read line by line with json.loads: no request is matched, nothing is checked, nobody else is ended."""
 
     def __init__(self, place: Place) -> None:
@@ -127,14 +128,19 @@ class Bare:
 
     # To be said by each engine.
 
+    @abstractmethod
     def argv(self, program: str) -> list[str]: ...
 
+    @abstractmethod
     async def greet(self) -> None: ...
 
+    @abstractmethod
     def ask(self, text: str) -> None: ...
 
+    @abstractmethod
     def delta(self, message: dict[str, Any]) -> str | None: ...
 
+    @abstractmethod
     def ends(self, message: dict[str, Any]) -> bool: ...
 
 
@@ -189,10 +195,11 @@ class BareClaude(Bare):
     def delta(self, message: dict[str, Any]) -> str | None:
         if message["type"] != "stream_event" or message["event"]["type"] != "content_block_delta":
             return None
-        return message["event"]["delta"].get("text")
+        text: str | None = message["event"]["delta"].get("text")
+        return text
 
     def ends(self, message: dict[str, Any]) -> bool:
-        return message["type"] == "result"
+        return bool(message["type"] == "result")
 
 
 class CodexSdk:

@@ -55,7 +55,7 @@ def real_engines(ground: Ground) -> Iterator[list[Real]]:
 
 
 def _installed() -> list[engines.Engine]:
-    codex, wheel, claude = engines.find_codex(), engines.find_codex_wheel(), engines.find_claude()
+    codex, wheel, claude = engines.find("codex"), engines.find_codex_wheel(), engines.find("claude")
     found = [("codex", codex, "codex"), ("codex", wheel, "codex, wheel"), ("claude", claude, "claude")]
     if codex == wheel:
         found = found[1:]

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 LEAVES = 109
@@ -75,7 +76,7 @@ def main() -> NoReturn:
     left, lost = int(sys.argv[2]) - 1 - int(sys.argv[3]), int(sys.argv[3])
     while left > 0:
         leaves = min(LEAVES, left - 1)
-        child(lambda leaves=leaves: branch(leaves))
+        child(partial(branch, leaves))
         left -= leaves + 1
     daemons(lost)
     hold()

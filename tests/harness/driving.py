@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ def freeze(*pids: int) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for pid in pids:
-        wait_until(lambda pid=pid: set(truth.look(pid).threads) == {"T"}, what=f"{pid} was stopped")
+        wait_until(partial(_stands_still, pid), what=f"{pid} was stopped")
+
+
+def _stands_still(pid: int) -> bool:
+    seen = truth.look(pid)
+    return seen is not None and set(seen.threads) == {"T"}
 
 
 class DriverError(AssertionError):
@@ -68,6 +74,12 @@ class Driver:
         return self.job
 
     @property
+    def started(self) -> dict[str, Any]:
+        """What the driver said of the job that it started."""
+        assert self.job is not None
+        return self.job
+
+    @property
     def report_file(self) -> Path:
         return self.service.state_dir / "report.json"
 
@@ -78,7 +90,7 @@ class Driver:
     @property
     def record(self) -> Path:
         """The job's record in the ledger."""
-        return self.service.state_dir / "jobs" / f"{self.job['id']}.job"
+        return self.service.state_dir / "jobs" / f"{self.started['id']}.job"
 
     def report_in_file(self) -> dict[str, Any]:
         """Wait for the report that is left in the file, and return it."""
@@ -93,7 +105,7 @@ class Driver:
 
     def kill_with_reaper(self) -> None:
         """Kill the supervisor and the reaper as at one stroke, so that neither can act on the other's death."""
-        both = (self.pid, self.job["reaper_pid"])
+        both = (self.pid, self.started["reaper_pid"])
         freeze(*both)
         for pid in both:
             os.kill(pid, signal.SIGKILL)
@@ -101,7 +113,7 @@ class Driver:
 
     def wait_reaper_gone(self) -> None:
         """Wait until the supervisor, too, has seen the reaper go: dead, and waited for."""
-        folder = Path(f"/proc/{self.job['reaper_pid']}")
+        folder = Path(f"/proc/{self.started['reaper_pid']}")
         wait_until(lambda: not folder.exists(), 20, "the reaper had gone", self.picture)
 
     def let_go(self) -> None:

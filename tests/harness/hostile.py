@@ -16,6 +16,7 @@ import tempfile
 import termios
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -193,7 +194,7 @@ def stopped() -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     for name in ("near", "away"):
-        os.waitpid(child(lambda name=name: still(name)), os.WUNTRACED)
+        os.waitpid(child(partial(still, name)), os.WUNTRACED)
     ready_and_hold()
 
 
@@ -201,12 +202,16 @@ def respawner() -> None:
     """Start a new child, in a new session, whenever one ends."""
     deaf()
 
-    def keep() -> None:
-        while Path(status_file).exists():  # never outlive the test by long
-            pid = child(lambda: (os.setsid(), here("child")))
-            os.waitpid(pid, 0)
+    def born() -> None:
+        os.setsid()
+        here("child")
 
-    child(lambda: (os.setsid(), keep()))
+    def keep() -> None:
+        os.setsid()
+        while Path(status_file).exists():  # never outlive the test by long
+            os.waitpid(child(born), 0)
+
+    child(keep)
     wait_for_line("child")
     ready_and_hold()
 
@@ -218,7 +223,11 @@ def odd_name() -> None:
         LIBC.prctl(PR_SET_NAME, b"a) Z 1 (b c", 0, 0, 0)
         here(role)
 
-    child(lambda: (named("child"), child(lambda: named("grandchild"))))
+    def parent() -> None:
+        named("child")
+        child(partial(named, "grandchild"))
+
+    child(parent)
     wait_for_line("grandchild")
     ready_and_hold()
 

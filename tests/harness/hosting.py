@@ -70,11 +70,15 @@ class Watcher:
 
     async def asked(self) -> ApprovalRequested:
         await self.until(lambda: self.of(ApprovalRequested), "leave is asked for")
-        return self.of(ApprovalRequested)[-1]
+        asked: ApprovalRequested = self.of(ApprovalRequested)[-1]
+        return asked
 
     async def hears(self, words: str) -> str:
         """Wait for a notice or a reply with these words."""
-        return await self.until(lambda: next((one for one in self.told if words in one), ""), f"it is told: {words}")
+        told: str = await self.until(
+            lambda: next((one for one in self.told if words in one), ""), f"it is told: {words}"
+        )
+        return told
 
 
 @dataclass
@@ -96,7 +100,10 @@ def configured(folder: Path, *people: str, **tables: Any) -> Config:
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     known = [Person(name=name, workspace=str(work)) for name in people or ("anna", "ben")]
-    settings = {"service": {"state_dir": str(folder / "state")}, "ladder": {"goodbye": 1, "grace": 0.5, "kill": 5}}
+    settings: dict[str, Any] = {
+        "service": {"state_dir": str(folder / "state")},
+        "ladder": {"goodbye": 1, "grace": 0.5, "kill": 5},
+    }
     for name, table in tables.items():
         settings[name] = {**settings.get(name, {}), **table}
     return Config(people=tuple(known), **settings)

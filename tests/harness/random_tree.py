@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36
@@ -68,15 +69,13 @@ def node(seed: str, depth: int, budget: int) -> None:
     for index in range(children if share > 0 else 0):
         place = f"{seed}.{index}"
 
-        def grow(place: str = place) -> None:
-            node(place, depth + 1, share)
-
+        grow = partial(node, place, depth + 1, share)
         if draw.random() < 0.2:
             thread = threading.Thread(target=fork, args=(grow,))
             thread.start()
             thread.join()
         elif draw.random() < 0.2:
-            fork(lambda grow=grow: fork(grow))  # a daemon: its parent exits at once
+            fork(partial(fork, grow))  # a daemon: its parent exits at once
         else:
             fork(grow)
     if depth and draw.random() < 0.1:

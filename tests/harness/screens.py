@@ -66,7 +66,8 @@ class Emulated:
     @property
     def line(self) -> str:
         """The line with the cursor."""
-        return self.rows[self.emulator.cursor.y]
+        line: str = self.rows[self.emulator.cursor.y]
+        return line
 
     @property
     def spinning(self) -> str:
@@ -113,7 +114,11 @@ class Emulated:
         await self.until(lambda: self.line.startswith(">") and not self.spinning, "it prompted, and was idle")
 
     async def exited(self) -> int:
-        await self.until(lambda: self.read() or self.process.poll() is not None, "it ended")
+        def ended() -> bool:
+            self.read()
+            return self.process.poll() is not None
+
+        await self.until(ended, "it ended")
         self.read()
         return self.process.returncode
 
@@ -123,7 +128,7 @@ def on_screen(
     service: Service,
     argv: Sequence[str],
     env: dict[str, str] | None = None,
-    kind: Callable[..., E] = Emulated,
+    kind: Callable[..., E] = Emulated,  # type: ignore[assignment]  # a default of a generic parameter
     account: Account | None = None,
 ) -> Iterator[E]:
     """Start a program with a new pseudo-terminal as its controlling terminal."""

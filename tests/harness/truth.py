@@ -137,7 +137,8 @@ class Truth:
         row: then whoever lived at its end was there to see. On a host that is never calm, it takes many looks in a row
         that found nobody.
         """
-        born = None
+        born: int | None = None
+        found: list[Seen] = []
         for _ in range(LOOKS):
             started, previous, born = forks(), born, last_pid()
             found = self._look(but)

@@ -15,7 +15,10 @@ def _fail(what: str, timeout: float, picture: Callable[[], str] | None) -> Asser
 
 
 def wait_until(
-    condition: Callable[[], T], timeout: float = 10.0, what: str = "it held", picture: Callable[[], str] | None = None
+    condition: Callable[[], T | None],
+    timeout: float = 10.0,
+    what: str = "it held",
+    picture: Callable[[], str] | None = None,
 ) -> T:
     """Return the first true value of the condition; fail with the picture when none came in `timeout` seconds."""
     deadline = time.monotonic() + timeout
@@ -29,7 +32,10 @@ def wait_until(
 
 
 async def until(
-    condition: Callable[[], T], timeout: float = 10.0, what: str = "it held", picture: Callable[[], str] | None = None
+    condition: Callable[[], T | None],
+    timeout: float = 10.0,
+    what: str = "it held",
+    picture: Callable[[], str] | None = None,
 ) -> T:
     """`wait_until` for async tests."""
     deadline = time.monotonic() + timeout
