@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -16,9 +17,9 @@ import pytest
 
 from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, Text, TurnEnded
 from corral.chat.attach import wire
-from corral.chat.attach.client import LET_GO, AttachedSeat, NoServiceError, RefusedError, end_person
-from corral.chat.attach.peers import may_speak_for
-from corral.chat.attach.server import MOST_OF_ACCOUNT, SocketError, SocketServer
+from corral.chat.attach.client import LET_GO, AttachedSeat, RefusedError, end_person
+from corral.chat.attach.peers import speakers
+from corral.chat.attach.server import MOST_CONNECTIONS, MOST_OF_ACCOUNT, SocketError, SocketServer
 from corral.service.config import Config, Person
 from tests.harness.hosting import Host, Watcher, configured, hosting
 from tests.harness.waiting import until
@@ -153,7 +154,7 @@ async def test_who_may_speak_for_several_says_for_whom(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path:
         with pytest.raises(RefusedError, match="--person NAME: anna, ben"):
             await AttachedSeat.open(path, wire.Hello())
-        with pytest.raises(NoServiceError, match="does not serve this account"):
+        with pytest.raises(RefusedError, match="it does not serve this account"):
             await AttachedSeat.open(path, wire.Hello(person="mallory"))
         with pytest.raises(RefusedError, match="there is no engine 'gemini'"):
             await AttachedSeat.open(path, wire.Hello(person="anna", engine="gemini"))
@@ -163,10 +164,10 @@ async def test_who_may_speak_for_several_says_for_whom(tmp_path: Path) -> None:
 
 def test_whom_an_account_may_speak_for() -> None:
     people = (Person(name="own"), Person(name="games", os_user="games"), Person(name="gone", os_user="no-such-account"))
-    config = Config(people=people)
-    assert may_speak_for(config, 0) == may_speak_for(config, os.getuid()) == ("own", "games", "gone")
-    assert may_speak_for(config, pwd.getpwnam("games").pw_uid) == ("games",)
-    assert may_speak_for(config, 54321) == ()
+    table = speakers(Config(people=people))
+    assert table[0] == table[os.getuid()] == ("own", "games", "gone")
+    assert table[pwd.getpwnam("games").pw_uid] == ("games",)
+    assert 54321 not in table
 
 
 async def test_ending_a_person(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ async def test_ending_a_person(tmp_path: Path) -> None:
         assert [one["report"]["verdict"] for one in ended] == ["proven_empty"]
         await anna.turns(1)
         assert await end_person(path, "ben") == []
-        with pytest.raises(NoServiceError, match="nobody called 'mallory' whose agents this account may end"):
+        with pytest.raises(RefusedError, match="nobody called 'mallory' whose agents this account may end"):
             await end_person(path, "mallory")
 
 
@@ -280,6 +281,48 @@ async def test_too_many_chats_are_refused_with_the_reason(tmp_path: Path) -> Non
             await AttachedSeat.open(path, wire.Hello(person="anna"))
 
 
+@pytest.mark.cross_account
+async def test_strangers_take_no_place_and_no_thread_from_those_who_may_connect(tmp_path: Path) -> None:
+    """The default executor is taken up by what hangs, and 300 connections of a stranger are open."""
+    with TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o711)
+        config = configured(tmp_path, service={"socket": f"{folder}/corral.sock"})
+        async with hosting(config) as host, listening(host) as path:
+            strangers = [await connected_as(pwd.getpwnam("games").pw_uid, path) for _ in range(MOST_CONNECTIONS + 44)]
+            hung = threading.Event()
+            loop = asyncio.get_running_loop()
+            looks = [loop.run_in_executor(None, hung.wait, 20) for _ in range(64)]
+            try:
+                async with asyncio.timeout(5), attached(path) as anna:
+                    assert anna.seat.welcome.person == "anna"
+                    for reader, _ in strangers:
+                        with suppress(ConnectionResetError):
+                            assert await reader.read() == b""
+            finally:
+                hung.set()
+                await asyncio.gather(*looks)
+                for _, writer in strangers:
+                    writer.close()
+
+
+async def test_a_backlog_that_is_full_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "full.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(0)
+    first = socket.socket(socket.AF_UNIX)
+    first.connect(str(path))
+    asking = asyncio.create_task(AttachedSeat.open(path, wire.Hello(person="anna")))
+    await asyncio.wait([asking], timeout=0.1)
+    for _ in range(2):
+        accepted, _ = await asyncio.to_thread(listener.accept)
+        accepted.close()
+    with pytest.raises(RefusedError, match="without a word"):
+        await asking
+    first.close()
+    listener.close()
+
+
 @pytest.mark.slow
 async def test_a_conversation_that_is_just_being_ended_is_waited_for(tmp_path: Path) -> None:
     config = configured(tmp_path, ladder={"goodbye": 3.0, "grace": 3.0})
@@ -307,13 +350,14 @@ async def test_an_account_that_may_not_speak_any_more_loses_its_seat(tmp_path: P
             writer.write(wire.encode(wire.Hello()))
             await told(reader, "welcome")
             await host.service.reload(config)
-            server.reloaded()
+            server.reloaded(speakers(config))
             writer.write(wire.encode(wire.Command("/engine")))
             assert (await told(reader, "notice"))["about"] == "engine", "nothing has changed for it"
 
             given_away = mine.model_copy(update={"os_user": "uucp"})
-            await host.service.reload(config.model_copy(update={"people": (given_away,)}))
-            server.reloaded()
+            changed = config.model_copy(update={"people": (given_away,)})
+            await host.service.reload(changed)
+            server.reloaded(speakers(changed))
             assert (await told(reader, "closed"))["reason"] == "this account does not speak for anna any more"
             assert await asyncio.wait_for(reader.read(), 5) == b""
             assert not host.service.seats

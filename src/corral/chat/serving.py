@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from corral.backends.engine import EngineKind
+from corral.chat.attach.peers import Speakers, speakers
 from corral.chat.attach.server import SocketError, SocketServer
 from corral.process import StartError
 from corral.service import lock, logs
@@ -73,6 +74,9 @@ class Serving:
         self._socket = SocketServer(self._service, config.socket_path)
         self._ending = asyncio.Event()
         self._signals = 0
+        self._unread = False
+        """Whether the configuration may have changed since it was read last."""
+        self._reading: asyncio.Task[None] | None = None
         self._tasks = Tasks(_log)
 
     async def run(self) -> int:
@@ -94,6 +98,7 @@ class Serving:
         await self._ending.wait()
         notify("STOPPING=1")
         summary = await self._service.shutdown()
+        self._tasks.cancel()
         await self._socket.close()
         return UNFINISHED if _left_something(summary) else 0
 
@@ -107,22 +112,35 @@ class Serving:
             self._tasks.own(self._service.hurry())
 
     def _reload(self) -> None:
-        self._tasks.own(self._read_again())
+        self._unread = True
+        if self._reading is None or self._reading.done():
+            self._reading = self._tasks.own(self._read_until_newest())
+
+    async def _read_until_newest(self) -> None:
+        """One reading at a time, and another one after a HUP that came meanwhile: the file read last is the newest."""
+        while self._unread:
+            self._unread = False
+            await self._read_again()
 
     async def _read_again(self) -> None:
         before = self._service.config
         notify("RELOADING=1")
         try:
-            config = await asyncio.to_thread(load, before.path)
+            config, speakers = await asyncio.to_thread(_read, before.path)
         except ConfigError as error:
             log.error("the configuration was refused, and the old one stays", faults=error.faults)
         else:
             if (config.service.state_dir, config.socket_path) != (before.service.state_dir, before.socket_path):
                 log.warning("state_dir and socket are read at the start only: restart the service for them")
             await self._service.reload(config)
-            self._socket.reloaded()
+            self._socket.reloaded(speakers)
             log.info("reloaded", people=len(config.people))
         notify("READY=1", f"STATUS=serving {self._service.config.head_count}")
+
+
+def _read(path: Path | None) -> tuple[Config, Speakers]:
+    config = load(path)
+    return config, speakers(config)
 
 
 def _log(error: BaseException | None) -> None:

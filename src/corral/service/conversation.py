@@ -187,7 +187,7 @@ class Conversation:
         What is sent after this call starts another backend, which goes on with the conversation: messages of one read
         are told apart by their order, and not by when a task gets its turn.
         """
-        self._drop_waiting()
+        self.drop_waiting()
         return self._stop(self._begin_change(), "stopped")
 
     def restart(self) -> Coroutine[Any, Any, None]:
@@ -199,13 +199,26 @@ class Conversation:
         """Have the next turn held by a fresh backend, for `reason`: what was set can only be set at a start."""
         self._holder.stale = reason
 
-    async def close(self, why: str) -> BackendEnded | None:
-        """End the backend and this conversation's life; it can be taken up again."""
+    def close(self, why: str) -> Coroutine[Any, Any, BackendEnded | None]:
+        """End the backend and this conversation's life; it can be taken up again. Await what it returns."""
         self.over = True
         self._wake.set()
-        self._drop_waiting()
+        self.drop_waiting()
+        return self._close(self._begin_change(), why)
+
+    def drop_waiting(self) -> None:
+        """Drop the messages that wait, and say so."""
+        while self._waiting:
+            one = self._waiting.popleft()
+            one.front.show(Notice(f"not sent: {one.message.text}"))
+
+    async def turn_over(self) -> None:
+        """Wait until the backend has no turn; for no longer than a turn may last."""
+        await self._holder.shown.wait()
+
+    async def _close(self, opening: bool, why: str) -> BackendEnded | None:
         try:
-            return await self._stop(self._begin_change(), why)
+            return await self._stop(opening, why)
         finally:
             await asyncio.wait([self._worker], timeout=WORKER_TIMEOUT)
             self._worker.cancel()
@@ -391,24 +404,22 @@ class Conversation:
     async def _backend_for_turn(self, stops: int) -> Backend | None:
         """The backend, started if need be; None if there was a stop since `stops` was read."""
         async with self._holder.lock:
-            if stops != self._stops or self._stop_early:
-                return None
-            if self.backend is not None and (self.backend.gone or self._holder.stale):
-                await self._holder.end(self.backend.gone or self._holder.stale)
-                if stops != self._stops or self._stop_early:
-                    return None
-            if self.backend is None:
-                await self._holder.open()
-                if self._holder.forgotten:
-                    self._holder.forgotten, self.tokens = False, 0
-            # Before the lock is free: an ending that comes next shows its report after this turn's end.
-            self._holder.shown.clear()
-            return self.backend
-
-    def _drop_waiting(self) -> None:
-        while self._waiting:
-            one = self._waiting.popleft()
-            one.front.show(Notice(f"not sent: {one.message.text}"))
+            if self.backend is not None and self.backend.gone:
+                await self._holder.end(self.backend.gone)
+            while stops == self._stops and not self._stop_early:
+                if self.backend is None:
+                    await self._holder.open()
+                    if self._holder.forgotten:
+                        self._holder.forgotten, self.tokens = False, 0
+                    if self.backend is None:
+                        break
+                elif self._holder.stale:  # perhaps only since it started
+                    await self._holder.end(self._holder.stale)
+                else:
+                    # Before the lock is free: an ending that comes next shows its report after this turn's end.
+                    self._holder.shown.clear()
+                    return self.backend
+            return None
 
     def _notice(self, message: str) -> None:
         self.audience.show(Notice(message))

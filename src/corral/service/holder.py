@@ -101,7 +101,7 @@ class Holder:
             return
         begun, self._slot = opening.result()
         self.backend = begun.backend
-        self._opened, self.stale = time.monotonic(), ""
+        self._opened = time.monotonic()
         self._record = await self._journal.backend_started(self._subject, self.backend, begun.job_id)
         self._audience.show(self.backend.started)
         self._watchers.own(self._watch(self.backend))
@@ -162,11 +162,16 @@ class Holder:
 
     async def _start_or_forget(self) -> Begun:
         try:
-            return await self._start(self._subject, self._subject.thread)
+            return await self._start_afresh(self._subject.thread)
         except ResumeError as error:
             self._notice(f"{error}; this is a new one")
             self._subject.thread, self.forgotten = None, True
-            return await self._start(self._subject, None)
+            return await self._start_afresh(None)
+
+    async def _start_afresh(self, thread: str | None) -> Begun:
+        # Before the start reads the settings: what changes while it lasts makes the new backend stale.
+        self.stale = ""
+        return await self._start(self._subject, thread)
 
     async def _watch(self, backend: Backend) -> None:
         """Show the end of a backend that ends by itself, also between turns. It is over when the backend is."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -96,15 +96,25 @@ class Service:
         self._upkeep.own(self._prune())
 
     async def reload(self, config: Config) -> None:
-        """Go on with another configuration. Turns that run go on; who is not in it any more is heard no more."""
+        """Go on with another configuration.
+
+        Turns that run go on, but for those of a person whose account changed: the new account is not to see what the
+        old one's agent does, or to decide it. A person who was taken out gets no further turn.
+        """
         before, self._config = self._config, config
         self._former.update({person.name: person for person in before.people})
+        moved = {one.name for one in config.people if one.os_user != self._former.get(one.name, one).os_user}
         for seat in list(self.seats):
             if why := self.refuses(seat.person):
                 seat.close(why)
-        for conversation in list(self.live):
+        for conversation in [one for one in self.live if not one.over]:
             name = conversation.subject.person
-            if _how_started(before, name) != _how_started(config, name):
+            if config.person(name) is None:
+                conversation.drop_waiting()
+                self._tasks.own(self._end_removed(conversation))
+            elif name in moved:
+                self._tasks.own(self._end_moved(conversation, conversation.close("its person's account was changed")))
+            elif _how_started(before, name) != _how_started(config, name):
                 conversation.renew("the configuration has changed")
 
     async def shutdown(self) -> Summary:
@@ -245,11 +255,7 @@ class Service:
 
     async def end(self, conversation: Conversation, why: str) -> BackendEnded | None:
         """End a conversation's backend and let go of it."""
-        try:
-            return await conversation.close(why)
-        finally:
-            self.live.discard(conversation)
-            await conversation.let_go()
+        return await self._closed(conversation, conversation.close(why))
 
     async def end_person(self, person: str) -> list[BackendEnded]:
         """End all backends of a person, those that start too, with their queues; the conversations stay.
@@ -352,6 +358,27 @@ class Service:
 
     async def _forget(self, conversation: Conversation) -> None:
         await self.end(conversation, "nobody is there any more")
+
+    async def _closed(
+        self, conversation: Conversation, closing: Coroutine[Any, Any, BackendEnded | None]
+    ) -> BackendEnded | None:
+        try:
+            return await closing
+        finally:
+            self.live.discard(conversation)
+            await conversation.let_go()
+
+    async def _end_moved(self, conversation: Conversation, closing: Coroutine[Any, Any, BackendEnded | None]) -> None:
+        """End what a person's former account ran. Who may speak for the person still has to attach again."""
+        for seat in [one for one in self.seats if one.conversation is conversation]:
+            seat.close(f"the account of {seat.person} was changed: attach again")
+        await self._closed(conversation, closing)
+
+    async def _end_removed(self, conversation: Conversation) -> None:
+        """End what a person left who was taken out, once the turn that runs is over."""
+        await conversation.turn_over()
+        if self._config.person(conversation.subject.person) is None:
+            await self.end(conversation, "its person was taken out of the configuration")
 
     async def _recover(self) -> None:
         await recovery.recover(self._config.service.state_dir, self.store)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from corral.service.front import Front, Welcome
 
 CONNECT_TIMEOUT = 5.0  # seconds
+CONNECT_PAUSE = 0.01  # seconds between two tries at a service whose backlog is full
 # Seconds for the welcome. A conversation that is just being ended is waited for, and that takes a ladder.
 WELCOME_TIMEOUT = 60.0
 END_TIMEOUT = 120.0  # seconds for all of a person's backends to be ended
@@ -24,11 +27,15 @@ LET_GO = "the service has let go of this chat: `corral chat --resume` takes up t
 
 
 class NoServiceError(Exception):
-    """No service listens there, or none that serves this account."""
+    """No service listens there."""
 
 
 class RefusedError(Exception):
     """The service said why it does not serve this call, or said nothing in time."""
+
+
+class NotServedError(RefusedError):
+    """The service ended the connection without a word, as it does with accounts that it does not serve."""
 
 
 class AttachedSeat:
@@ -126,6 +133,8 @@ class AttachedSeat:
             _, writer = await _connect(self._path)
         except NoServiceError:
             front.closed(GONE)
+        except RefusedError:
+            front.closed(LET_GO)
         else:
             writer.close()
             front.closed(LET_GO)
@@ -143,8 +152,8 @@ async def end_person(path: Path, person: str) -> list[dict[str, Any]]:
     reader, writer = await _connect(path)
     try:
         answer = await _ask(reader, writer, wire.EndPerson(person), END_TIMEOUT)
-    except NoServiceError:
-        raise NoServiceError(f"the service has nobody called {person!r} whose agents this account may end") from None
+    except NotServedError:
+        raise RefusedError(f"the service has nobody called {person!r} whose agents this account may end") from None
     finally:
         writer.close()
     if answer.get("event") == "closed":
@@ -153,11 +162,32 @@ async def end_person(path: Path, person: str) -> list[dict[str, Any]]:
 
 
 async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            return await asyncio.open_unix_connection(path, limit=wire.MOST_BYTES)
-    except (OSError, TimeoutError) as error:
-        raise NoServiceError(f"no service listens at {path}") from error
+            # The kernel tells nobody when there is room in a backlog again.
+            while not _is_connected(connection, path):  # noqa: ASYNC110
+                await asyncio.sleep(CONNECT_PAUSE)
+            return await asyncio.open_unix_connection(sock=connection, limit=wire.MOST_BYTES)
+    except TimeoutError:
+        connection.close()
+        raise RefusedError(f"the service at {path} takes no connection: it did not for {CONNECT_TIMEOUT:g} s") from None
+    except OSError as error:
+        connection.close()
+        raise NoServiceError(f"no service listens at {path} ({error.strerror or error})") from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _is_connected(connection: socket.socket, path: Path) -> bool:
+    try:
+        connection.connect(os.fspath(path))
+    except BlockingIOError:
+        # More connections wait there than may wait. asyncio would take it for one that is being made.
+        return False
+    return True
 
 
 async def _ask(
@@ -172,6 +202,8 @@ async def _ask(
     except TimeoutError:  # an OSError too, but another matter
         raise RefusedError(f"the service has not answered in {timeout:g} s") from None
     if not line:
-        raise NoServiceError("the service does not serve this account")
+        raise NotServedError(
+            "the service ended the connection without a word: it does not serve this account, or not for that person"
+        )
     answer: dict[str, Any] = msgspec.json.decode(line)
     return answer

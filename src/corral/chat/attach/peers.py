@@ -6,7 +6,8 @@ import os
 import pwd
 import socket
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from corral.service.config import Config
@@ -15,6 +16,9 @@ _UCRED = struct.Struct("3i")  # Linux, SO_PEERCRED: pid, uid, gid
 _XUCRED = struct.Struct("2i")  # macOS, LOCAL_PEERCRED: version, uid, …
 _XUCRED_BYTES = 76
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1
+
+Speakers: TypeAlias = Mapping[int, tuple[str, ...]]
+"""The people for whom each account (by its number) may speak. An account that is not in it may speak for nobody."""
 
 
 def peer_uid(connection: socket.socket) -> int:
@@ -26,15 +30,19 @@ def peer_uid(connection: socket.socket) -> int:
     return int(uid)
 
 
-def may_speak_for(config: Config, uid: int) -> tuple[str, ...]:
-    """The people for whom this account may speak: the service's account and root for all, others for their own.
+def speakers(config: Config) -> Speakers:
+    """Look up for whom each account may speak. May block on a directory service: not for the event loop.
 
-    A person without an account of their own is the service's account's alone: whoever else could speak for them would
-    run commands as the service.
+    The service's account and root may speak for all, others for their own. A person without an account of their own is
+    the service's account's alone: whoever else could speak for them would run commands as the service.
     """
-    if uid in (0, os.getuid()):
-        return tuple(person.name for person in config.people)
-    return tuple(person.name for person in config.people if person.os_user is not None and _uid(person.os_user) == uid)
+    of_account: dict[int, tuple[str, ...]] = {}
+    for person in config.people:
+        uid = _uid(person.os_user) if person.os_user is not None else None
+        if uid is not None:
+            of_account[uid] = (*of_account.get(uid, ()), person.name)
+    everybody = tuple(person.name for person in config.people)
+    return {**of_account, 0: everybody, os.getuid(): everybody}
 
 
 def _uid(name: str) -> int | None:

@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import stat
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import structlog
 
 from corral.backends.base import Answer, Input, Notice
 from corral.chat.attach import wire
-from corral.chat.attach.peers import may_speak_for, peer_uid
+from corral.chat.attach.peers import Speakers, peer_uid, speakers
 from corral.service.front import to_json
 from corral.service.service import AccessError
 from corral.service.subject import Subject
@@ -37,7 +36,6 @@ MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which its turn w
 MOST_CONNECTIONS = 256
 MOST_OF_ACCOUNT = 32
 TOO_MANY = "too many chats are open at the service: end one, and try again"
-REFUSALS_EVERY = 60.0  # seconds between two lines of the log on the same account
 
 
 class SocketError(Exception):
@@ -54,10 +52,11 @@ class SocketServer:
         self._connections: set[asyncio.Task[None]] = set()
         self._clients: set[_Client] = set()
         self._of_account: Counter[int] = Counter()
-        self._told: dict[int, float] = {}
+        self._speakers: Speakers = {}
 
     async def start(self) -> None:
         """Begin to listen. A socket file that a dead service left is replaced. Raises SocketError."""
+        self._speakers = await asyncio.to_thread(speakers, self._service.config)
         try:
             await _make_way(self._path)
             self._server = await asyncio.start_unix_server(self._connected, self._path, limit=wire.MOST_CALL_BYTES)
@@ -81,47 +80,48 @@ class SocketServer:
         for one in self._connections:
             one.cancel()
 
-    def reloaded(self) -> None:
-        """The configuration has changed: whoever may not speak any more for whom they do is heard no more."""
+    def reloaded(self, speakers: Speakers) -> None:
+        """After a reload, take their seats from accounts that may no longer speak for the person they sit for."""
+        self._speakers = speakers
         for client in list(self._clients):
             client.recheck()
 
+    def may_speak_for(self, uid: int) -> tuple[str, ...]:
+        """The people for whom this account may speak, by the configuration of this moment."""
+        return self._speakers.get(uid, ())
+
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._over)
-
-    def _tell_of_refusal(self, uid: int) -> None:
-        """Once a minute: a stranger must not fill the log."""
-        now = time.monotonic()
-        if now - self._told.get(uid, -REFUSALS_EVERY) >= REFUSALS_EVERY:
-            self._told[uid] = now
+        # Decided here and at once, from a table: a stranger holds no place that others need, and costs no thread.
+        try:
+            uid = peer_uid(writer.get_extra_info("socket"))
+        except OSError:  # it has gone already
+            writer.transport.abort()
+            return
+        if not self.may_speak_for(uid):
             log.warning("a connection was refused", uid=uid)
+            writer.transport.abort()
+        elif self._of_account[uid] >= MOST_OF_ACCOUNT or len(self._connections) >= MOST_CONNECTIONS:
+            log.warning("a connection was refused", uid=uid, connections=self._of_account[uid])
+            # With a reason, unlike a stranger: the account is known here, and can do something about it.
+            writer.write(wire.encode({"event": "closed", "reason": TOO_MANY}))
+            writer.close()
+        else:
+            self._of_account[uid] += 1
+            task = asyncio.get_running_loop().create_task(self._serve(uid, reader, writer))
+            self._connections.add(task)
+            task.add_done_callback(lambda task: self._over(task, uid))
 
-    def _over(self, task: asyncio.Task[None]) -> None:
+    def _over(self, task: asyncio.Task[None], uid: int) -> None:
         self._connections.discard(task)
+        self._of_account[uid] -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a connection failed", exc_info=error)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        counted, uid = False, -1
+    async def _serve(self, uid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            uid = peer_uid(writer.get_extra_info("socket"))
-            # A directory service may take its time to say who has which number.
-            people = await asyncio.to_thread(may_speak_for, self._service.config, uid)
-            if not people:
-                self._tell_of_refusal(uid)
-                return
-            if self._of_account[uid] >= MOST_OF_ACCOUNT or len(self._connections) > MOST_CONNECTIONS:
-                self._tell_of_refusal(uid)
-                # With a reason: without one a chat would be held by an agent of its own.
-                writer.write(wire.encode({"event": "closed", "reason": TOO_MANY}))
-                return
-            self._of_account[uid] += 1
-            counted = True
             async with asyncio.timeout(HELLO_TIMEOUT):
                 first = wire.first_decoder.decode(await reader.readline())
-            client = _Client(self._service, uid, people, reader, writer)
+            client = _Client(self._service, self, uid, reader, writer)
             self._clients.add(client)
             try:
                 await client.serve(first)
@@ -130,7 +130,6 @@ class SocketServer:
         except (TimeoutError, ValueError, OSError) as error:  # msgspec's errors are ValueErrors
             log.warning("a connection was ended", error=str(error))
         finally:
-            self._of_account[uid] -= counted
             writer.close()
             try:
                 async with asyncio.timeout(FLUSH_TIMEOUT):
@@ -144,12 +143,17 @@ class _Client:
     """One connection (a corral.service.front.Front)."""
 
     service: Service
+    server: SocketServer
     uid: int
-    people: tuple[str, ...]
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     gone: bool = False
     seat: LocalSeat | None = None
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """For whom it may speak."""
+        return self.server.may_speak_for(self.uid)
 
     async def serve(self, first: wire.First) -> None:
         """Answer the first line, then take calls until the client or the service ends it."""
@@ -157,6 +161,8 @@ class _Client:
             await self._end_person(first.person)
             return
         person = first.person or (self.people[0] if len(self.people) == 1 else None)
+        if person is None and not self.people:  # taken out of the configuration meanwhile
+            return
         if person is None:
             # To nobody else: these are the people for whom this account may speak.
             self._write(
@@ -188,7 +194,7 @@ class _Client:
     def recheck(self) -> None:
         """Take the seat away from an account that may not speak for this person any more."""
         seat = self.seat
-        if seat is not None and not seat.over and seat.person not in may_speak_for(self.service.config, self.uid):
+        if seat is not None and not seat.over and seat.person not in self.people:
             seat.close(f"this account does not speak for {seat.person} any more")
 
     # What the seat tells (corral.service.front.Front).
