@@ -178,15 +178,17 @@ class Launch:
             pause = min(pause * 1.3, 0.02)
         if ended.si_code != os.CLD_EXITED or ended.si_status != 1:
             return  # sudo says 1 of its own failures; anything else is the command's word.
-        line = procfs.stat(self.pid) if sys.platform == "linux" else None
-        # A sudo that waited for a child shows that child's page faults: it ran the command, however briefly.
-        ran = line is None or line.children_faults > 0
-        refusal = self._why_refused(command, plan, ran)
+        ran = _has_run(self.pid, plan.uid)
+        refusal = None if ran else self._why_refused(command, plan, ran)
         if refusal is not None:
             os.waitpid(self.pid, 0)
             raise refusal
 
-    def _why_refused(self, command: Command, plan: Plan, ran: bool) -> StartError | None:
+    def _why_refused(self, command: Command, plan: Plan, ran: bool | None) -> StartError | None:
+        """What sudo had against it. ran: False for a command that did not run, None for one of which that is unknown.
+
+        None where a command that may have run cannot be shown to have been refused.
+        """
         user, name = plan.user, command.argv[0]
         assert plan.sudo is not None
         listed = self._caller.run([plan.sudo, "-n", "-u", user, "-l", "--", *command.argv])
@@ -197,13 +199,16 @@ class Launch:
             environment=bool(command.preserve),
             directory=plan.directory,
         )
+        if ran is None and (listed.status in (0, None) or sudo.wants_password(listed)):
+            # To list a rule can need a password that to use it does not (listpw in sudoers).
+            return None
         if listed.status == 0:
-            return None if ran else _known_but_not_run(command, user, advice, directory=plan.directory)
+            return _known_but_not_run(command, user, advice, directory=plan.directory)
         if "command not found" in listed.message:
             if plan.exists:
                 return StartError("not_executable", f"{name} cannot be executed by {user}: check its mode")
             return StartError("not_found", f"{name}: command not found by sudo; name its full path")
-        if "password is required" in listed.message:
+        if sudo.wants_password(listed):
             text = f"sudo has no rule for {name} as {user} that works without a password: {advice}"
             return StartError("sudo_password", text)
         if not listed.message:
@@ -401,6 +406,22 @@ def _has_started(pid: int, uid: int) -> bool:
     if process is None or process.uid == uid:
         return True  # Hidden (hidepid=2), so that nothing can be learnt; or sudo became the command.
     return any(below.uid == uid for below in procfs.descendants(pid))
+
+
+def _has_run(pid: int, uid: int) -> bool | None:
+    """Whether a sudo that is dead, and not collected yet, had run its command as `uid`; None where nothing can tell."""
+    if sys.platform != "linux":
+        return None
+    line, process = procfs.stat(pid), procfs.read(pid)
+    if line is None or process is None:
+        return None  # hidden (hidepid=2)
+    # Without a PAM session sudo becomes the command itself. Its real uid is the caller's until then, and a zombie keeps
+    # its credentials.
+    if process.uid == uid:
+        return True
+    # A sudo that waited for a child shows that child's page faults. It is the command, or a program of sudo's own (mail
+    # about the refusal).
+    return None if line.children_faults else False
 
 
 def _known_but_not_run(command: Command, user: str, advice: str, *, directory: bool) -> StartError:

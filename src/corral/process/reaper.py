@@ -189,11 +189,14 @@ class Reaper:
             return
         # Signal 0 does nothing; that kill may not send it to sudo is its own answer, and not sudo's refusal.
         outcome = self._caller.run(sudo.kill_lines(plan.sudo, plan.user, "0", [pid])[0])
-        if sudo.refused(outcome):
+        if sudo.forbids(outcome):
             line = sudo.rule(plan.service, plan.user, sudo.KILL)
             self.wire.send(
                 {"notice": f"what {plan.user} leaves running cannot be ended by force: add to sudoers: {line}"}
             )
+        elif sudo.refused(outcome):
+            unknown = f"whether what {plan.user} leaves running can be ended by force is not known"
+            self.wire.send({"notice": f"{unknown}: {outcome.message}"})
 
     def _listen(self) -> None:
         """Turn signals and the supervisor's end into something to poll for."""

@@ -169,16 +169,21 @@ class Signaller:
             if sudo.refused(outcome):
                 break
         if sudo.refused(outcome):
-            self.refusals[uid] = self._why(account, outcome)
+            self.refusals[uid] = self._why(account, uid, outcome)
             return
         self.refusals.pop(uid, None)
         self.count(name, targets)
 
-    def _why(self, account: str, outcome: sudo.Outcome) -> str:
+    def _why(self, account: str, uid: int, outcome: sudo.Outcome) -> str:
+        if uid == 0:
+            # A rule for root would let this account signal every process of the host.
+            return "it belongs to root: end it as root"
         if outcome.status is None:
             return f"it belongs to {account}, and {outcome.message}"
-        line = sudo.rule(account_name(os.getuid()), account, sudo.KILL)
-        return f"sudo does not let this account signal {account} ({outcome.message}); add to sudoers: {line}"
+        text = f"sudo does not let this account signal {account} ({outcome.message})"
+        if not sudo.forbids(outcome):
+            return text
+        return f"{text}; add to sudoers: {sudo.rule(account_name(os.getuid()), account, sudo.KILL)}"
 
     def _is_still(self, process: Process) -> bool:
         # A child of our own that nobody waited for keeps its pid, dead or alive; it needs no second look, and where

@@ -22,6 +22,9 @@ Wait = Callable[[float, int], bool]
 _DIES_WITHIN = 0.5
 _PLACES = ("/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin", "/opt/homebrew/bin")
 _MOST_STDERR = 4096
+_WARNING = "sudo: unable to resolve host"  # It goes on after that.
+_VOICES = ("sudo: ", "Sorry, ")
+_DENIALS = ("not allowed to execute", "may not run sudo", "is not in the sudoers file", "not allowed to run sudo")
 _ARGUMENT_BYTES = 100_000  # Far below ARG_MAX (and below the 128 KiB of the smallest hosts).
 
 
@@ -200,5 +203,19 @@ def keep_line(command: str, names: Iterable[str]) -> str:
 
 
 def refused(outcome: Outcome) -> bool:
-    """Whether sudo itself refused, as against the program it ran having failed."""
-    return outcome.status is None or (outcome.status != 0 and "sudo: " in outcome.message)
+    """Whether the program was not run, as against having failed itself."""
+    if outcome.status is None:
+        return True
+    said = [line for line in outcome.message.splitlines() if not line.startswith(_WARNING)]
+    # Its own last word: what comes after that is the program's.
+    return outcome.status != 0 and bool(said) and said[-1].startswith(_VOICES)
+
+
+def forbids(outcome: Outcome) -> bool:
+    """Whether sudo said that a rule is missing, as against it having failed, or having given no answer."""
+    return refused(outcome) and (wants_password(outcome) or any(text in outcome.message for text in _DENIALS))
+
+
+def wants_password(outcome: Outcome) -> bool:
+    """Whether sudo said that it would run the program for a password only; -n never gives one."""
+    return "a password is required" in outcome.message
