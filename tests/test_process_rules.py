@@ -203,6 +203,27 @@ class TestCallingSudo:
         assert not sudo.refused(sudo.Outcome(1, "/bin/kill: (4242): No such process"))
         assert sudo.refused(sudo.Outcome(1, "sudo: a password is required"))
 
+    WARNING = "sudo: unable to resolve host vm: Name or service not known"
+    NOT_ALLOWED = "Sorry, user kai is not allowed to execute '/bin/kill' as daniel on vm."
+
+    @pytest.mark.parametrize(
+        ("status", "message", "refused", "forbidden"),
+        [
+            (0, WARNING, False, False),
+            (1, WARNING, False, False),
+            (1, f"{WARNING}\n/bin/kill: (4242): No such process", False, False),
+            (1, f"{WARNING}\nsudo: a password is required", True, True),
+            (1, NOT_ALLOWED, True, True),
+            (1, "sudo: unable to execute /bin/kill: Resource temporarily unavailable", True, False),
+            (None, "sudo gave no answer in 5 s", True, False),
+        ],
+    )
+    def test_a_refusal_is_sudos_own_last_word_and_a_missing_rule_is_named_by_it(
+        self, status: int | None, message: str, refused: bool, forbidden: bool
+    ) -> None:
+        outcome = sudo.Outcome(status, message)
+        assert (sudo.refused(outcome), sudo.forbids(outcome)) == (refused, forbidden)
+
 
 class TestJudging:
     SURVIVOR = Survivor(7, 1, "daniel", "D", "codex", "asleep")

@@ -1,11 +1,16 @@
 """A sudo that refused, a sudo that gave no answer, and a command that ran: which it was is never guessed wrong."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.harness import truth
+from tests.harness.driving import Driver
 from tests.harness.service import Service
-from tests.harness.stage import Account
+from tests.harness.stage import Account, Stage
+from tests.harness.waiting import wait_until
 
 SudoRules = Callable[..., object]
 pytestmark = pytest.mark.cross_account
@@ -31,11 +36,18 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("use_pty", [True, False], ids=["use_pty", "no_pty"])
+BARE = ("!pam_session", "!pam_setcred")
+
+
 @pytest.mark.parametrize(
-    "defaults",
-    [(), ("!pam_session", "!pam_setcred"), ("!pam_session",), ("listpw=always", "!pam_session", "!pam_setcred")],
-    ids=lambda one: "+".join(one) or "none",
+    ("defaults", "use_pty"),
+    [
+        pytest.param(BARE, False, id="becomes_the_command"),
+        pytest.param(BARE, True, id="bare_with_pty", marks=pytest.mark.slow),
+        pytest.param((), False, id="without_pty", marks=pytest.mark.slow),
+        pytest.param((), True, id="debian", marks=pytest.mark.slow),
+        pytest.param(("listpw=always",), True, id="password_to_list", marks=pytest.mark.slow),
+    ],
 )
 def test_a_command_that_fails_at_once_is_never_taken_for_a_refusal(
     defaults: tuple[str, ...], use_pty: bool, service: Service, person: Account, sudo_rules: SudoRules
@@ -44,3 +56,68 @@ def test_a_command_that_fails_at_once_is_never_taken_for_a_refusal(
     sudo_rules(commands=("/bin/false",), use_pty=use_pty, defaults=defaults)
     done = service.run([service.python, "-c", STARTS, str(service.state_dir), person.name])
     assert done.stdout == "1|50\n", done.stderr
+
+
+HELPER = "98765"
+
+
+@pytest.fixture
+def hung_pam(stage: Stage) -> Iterator[Callable[[int], None]]:
+    """Lets calls of sudo hang in PAM, in a program of root's, after the first `calls` of them."""
+    assert stage.sudoers_file is not None
+    file = stage.sudoers_file.parent / "pam.d" / "sudo"
+    whole = file.read_text()
+    counter = stage.root / "calls-of-sudo"
+    script = stage.root / "pam-helper"
+    script.write_text(f"#!/bin/sh\n[ -s {counter} ] || exec /bin/sleep {HELPER}\nsed -i 1d {counter}\n")
+    script.chmod(0o755)
+
+    def hang(calls: int) -> None:
+        counter.write_text("\n" * calls)
+        file.write_text(f"account required pam_exec.so seteuid {script}\n{whole}")
+
+    yield hang
+    file.write_text(whole)
+    for pid in helpers():
+        os.kill(pid, signal.SIGKILL)
+
+
+def helpers() -> list[int]:
+    """The programs of PAM that hang."""
+    return [pid for pid in truth.pids() if (seen := truth.look(pid)) and seen.command == f"/bin/sleep {HELPER}"]
+
+
+@pytest.mark.slow
+def test_what_hangs_in_pam_for_the_reapers_own_calls_is_not_the_jobs(
+    driver: Driver, person: Account, hung_pam: Callable[[int], None]
+) -> None:
+    hung_pam(1)  # The command's own sudo comes through, and the look for the rule does not.
+    driver.start_job([driver.service.python, "-c", "import time; time.sleep(1000)"], person.name, kill=1)
+    (notice,) = wait_until(lambda: driver.ask("notices"), 20, "the reaper had given up its look for the rule")
+    assert "is not known" in notice
+    assert "add to sudoers" not in notice
+
+    report = driver.end()
+    assert helpers(), "no call of sudo hangs"
+    # TERM that sudo relays has ended the tree. Beside a program of PAM's the kernel's word cannot be had.
+    assert (report["verdict"], report["proof"], report["survivors"]) == ("empty_by_scan", None, []), report
+    assert any("started for calls of the reaper" in note for note in report["notes"]), report
+    assert driver.service.judge.alive(but=[driver.pid]) == []
+
+
+@pytest.mark.slow
+def test_no_rule_for_root_is_advised_where_the_start_itself_hangs_in_pam(
+    service: Service, person: Account, hung_pam: Callable[[int], None]
+) -> None:
+    hung_pam(0)
+    options = ("--state-dir", str(service.state_dir), "--user", person.name, "--grace", "0.1", "--kill", "0.1")
+    started = service.start(service.corral("run", *options, "--", service.python, "-c", ""))
+    (helper,) = wait_until(helpers, 20, "sudo hung in PAM")
+    started.terminate()
+    assert service.wait_exit(started, 25) == 125
+    assert started.stderr is not None
+    os.kill(helper, signal.SIGKILL)
+    said = started.stderr.read().decode()
+    assert f"pid {helper} (root" in said
+    assert "end it as root" in said
+    assert "sudoers" not in said

@@ -191,7 +191,7 @@ class Launch:
         """
         user, name = plan.user, command.argv[0]
         assert plan.sudo is not None
-        listed = self._caller.run([plan.sudo, "-n", "-u", user, "-l", "--", *command.argv])
+        listed = self._caller.run([plan.sudo, "-n", "-u", user, "-l", "--", *command.argv], wait=self._wait)
         advice = "add to sudoers: " + sudo.rule(
             plan.service,
             user,

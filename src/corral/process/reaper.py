@@ -69,8 +69,8 @@ class Reaper:
         self._mark = 0
         self._job_id = ""
         # Until there is a command: no child is no tree.
-        self._tracker: Tracker = Subreaper(self._on_exit)
         self._caller = sudo.Caller(self._wait)
+        self._tracker: Tracker = Subreaper(self._on_exit, spares=self._caller.left)
         self._report_file: str | None = None
 
     def run(self, config: dict[str, Any]) -> None:
@@ -115,11 +115,11 @@ class Reaper:
         if portable:
             self._tracker = Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor[0]])
         elif config["tracker"] == "subreaper-scan":
-            self._tracker = Subreaper(self._on_exit, by_scan=True)
+            self._tracker = Subreaper(self._on_exit, by_scan=True, spares=self._caller.left)
         self._launch = Launch(
             request,
             ignored=self._ignored,
-            caller=sudo.Caller(self._wait_to_start),
+            caller=self._caller,
             wait=self._wait_to_start,
             forked=self._on_fork,
             planned=lambda plan: self._write_record(config, request, plan),
@@ -333,7 +333,16 @@ class Reaper:
         # The last word, so that whoever sees this process go knows that it was not killed.
         self._deliver(report)
 
+    def _explained(self, report: Report) -> Report:
+        """With the reason why there is no proof, where that is this process's own."""
+        if not report.empty or report.proof is not None or not self._caller.left:
+            return report
+        pids = ", ".join(str(pid) for pid, _ in sorted(self._caller.left))
+        note = f"there is no proof, because programs of sudo's, started for calls of the reaper, hang: pid {pids}"
+        return report._replace(notes=(*report.notes, note))
+
     def _deliver(self, report: Report) -> None:
+        report = self._explained(report)
         told = report if self._report_file is None else report.written(self._report_file)
         self._guard(lambda: self.wire.send({"report": told.to_json()}))
 

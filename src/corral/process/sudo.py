@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from corral.process import procfs
+from corral.process.table import Identity
 from corral.process.typed import NamedTuple
 
 KILL = "/bin/kill"
@@ -106,9 +109,15 @@ class Caller:
     def __init__(self, wait: Wait = wait) -> None:
         """wait: as the function `wait`; it may return early, and what it raises gives up the call."""
         self._wait = wait
+        self.left: set[Identity] = set()
+        """What calls that were given up have left behind: programs of sudo's own (PAM), which may be root's."""
 
-    def run(self, argv: Sequence[str], timeout: float = CALL_TIMEOUT) -> Outcome:
-        """Make a call, and wait `timeout` seconds at the most. Raises nothing of its own: a refusal is an Outcome."""
+    def run(self, argv: Sequence[str], timeout: float = CALL_TIMEOUT, wait: Wait | None = None) -> Outcome:
+        """Make a call, and wait `timeout` seconds at the most. Raises nothing of its own: a refusal is an Outcome.
+
+        wait: another way to wait, for this call.
+        """
+        wait = wait or self._wait
         try:
             reading, writing = os.pipe()
         except OSError as error:
@@ -123,38 +132,59 @@ class Caller:
         deadline = time.monotonic() + timeout
         status = None
         try:
-            message = self._read_until_end(reading, deadline)
-            status = self._status(pid, deadline)
+            message = _read_until_end(reading, deadline, wait)
+            status = _status(pid, deadline, wait)
         finally:
             os.close(reading)
             if status is None:
-                _give_up(pid)
+                self._give_up(pid)
         return (
             Outcome(status, message) if status is not None else Outcome(None, f"sudo gave no answer in {timeout:g} s")
         )
 
-    def _read_until_end(self, descriptor: int, deadline: float) -> str:
-        # Its standard error closes when it has ended: one wait for text and end, with no signal handler needed.
-        text = b""
-        while (left := deadline - time.monotonic()) > 0:
-            if not self._wait(left, descriptor):
-                continue
-            chunk = os.read(descriptor, 4096)
-            if not chunk:
-                break
-            text = (text + chunk)[:_MOST_STDERR]
-        return text.decode("utf-8", "replace").strip()
+    def _give_up(self, pid: int) -> None:
+        # A call that was let go on would send its signal late, when the pids may be others'. Nothing that must be kept
+        # lives below it. It is stopped first, so that all it has started is known.
+        _signal(pid, signal.SIGSTOP)
+        for process in procfs.descendants(pid) if sys.platform == "linux" else ():
+            self.left.add(process.identity)
+            _signal(process.pid, signal.SIGKILL)
+        _signal(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _DIES_WITHIN
+        while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.001)
 
-    def _status(self, pid: int, deadline: float) -> int | None:
-        pause = 0.0002
-        while True:
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-            if time.monotonic() >= deadline:
-                return None
-            self._wait(pause, -1)
-            pause = min(pause * 2, 0.01)
+
+def _read_until_end(descriptor: int, deadline: float, wait: Wait) -> str:
+    # Its standard error closes when it has ended: one wait for text and end, with no signal handler needed.
+    text = b""
+    while (left := deadline - time.monotonic()) > 0:
+        if not wait(left, descriptor):
+            continue
+        chunk = os.read(descriptor, 4096)
+        if not chunk:
+            break
+        text = (text + chunk)[:_MOST_STDERR]
+    return text.decode("utf-8", "replace").strip()
+
+
+def _status(pid: int, deadline: float, wait: Wait) -> int | None:
+    pause = 0.0002
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            return None
+        wait(pause, -1)
+        pause = min(pause * 2, 0.01)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        return  # It is root's by now, or gone.
 
 
 def run(argv: Sequence[str], timeout: float = CALL_TIMEOUT) -> Outcome:
@@ -176,18 +206,6 @@ def _spawn(argv: Sequence[str], stderr: int) -> int:
         setsigmask=[],
         setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
     )
-
-
-def _give_up(pid: int) -> None:
-    # A call that was let go on would send its signal late, when the pids may be others'. Nothing that must be kept
-    # lives below it.
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except OSError:
-        return  # It is root's by now. The zombie is collected with the tree.
-    deadline = time.monotonic() + _DIES_WITHIN
-    while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
-        time.sleep(0.001)
 
 
 def rule(service: str, user: str, command: str, *, environment: bool = False, directory: bool = False) -> str:

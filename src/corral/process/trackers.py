@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from corral.process import mark as marks
 from corral.process import procfs
@@ -90,24 +90,46 @@ class Tracker(Protocol):
 
 
 class Subreaper:
-    """Everything below this process, which is a child subreaper and has no children but the job's."""
+    """Everything below this process, which is a child subreaper and has no children but the job's.
 
-    proof: str | None = NO_CHILDREN
+    And, at times, its own: `spares` are what its calls of sudo have left behind. They are no members, and as long as
+    one is there the kernel's word cannot be had: then walks must find nothing else.
+    """
+
     blind = False
     freezes = False
 
-    def __init__(self, on_exit: Callable[[int, int], None], *, by_scan: bool = False) -> None:
+    def __init__(
+        self, on_exit: Callable[[int, int], None], *, by_scan: bool = False, spares: Collection[Identity] = ()
+    ) -> None:
         self._on_exit = on_exit
         self._by_scan = by_scan or not procfs.has_children_files()
+        self._spares = spares
+        self._alone = True
+
+    @property
+    def proof(self) -> str | None:
+        return NO_CHILDREN if self._alone else None
 
     def members(self) -> list[Process]:
         found = procfs.descendants(os.getpid(), by_scan=self._by_scan)
-        return [process for process in found if process.living]
+        spared: set[int] = set()
+        members = []
+        for process in found:  # parents come before their children
+            if process.identity in self._spares or process.ppid in spared:
+                spared.add(process.pid)
+            elif process.living:
+                members.append(process)
+        return members
 
     def collect(self) -> None:
-        self.empty()
+        self._is_alone()
 
     def empty(self) -> bool:
+        self._alone = self._is_alone()
+        return self._alone or (bool(self._spares) and nothing_found(self.members, procfs.births))
+
+    def _is_alone(self) -> bool:
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG | _WALL)
