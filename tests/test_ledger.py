@@ -18,6 +18,7 @@ from tests.harness import truth
 
 HEADER: dict[str, Any] = {
     "boot_id": "b",
+    "namespace": procfs.namespace(),
     "supervisor": [2, 1],
     "reaper": [3, 1],
     "user": "daniel",

@@ -18,7 +18,7 @@ from tests.harness.service import Service
 from tests.harness.trees import TREES, Planted, Tree
 
 Plant = Callable[[Tree], Planted]
-KEYS = {"id", "label", "state", "user", "command", "started", "reaper", "tree"}
+KEYS = {"id", "label", "state", "reason", "user", "command", "started", "reaper", "tree"}
 PROCESS_KEYS = {"pid", "ppid", "depth", "user", "state", "start_time", "rss", "command"}
 
 

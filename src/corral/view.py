@@ -39,10 +39,10 @@ def jobs(found: Sequence[LiveJob]) -> RenderableType:
     blocks: list[RenderableType] = []
     for job in found:
         age = span(time.time() - job.entry.started)
-        reaper = f"reaper {job.reaper.pid}" if job.reaper else _without_reaper(job)
+        reaper = f"reaper {job.reaper.pid}" if job.reaper else job.reason or _without_reaper(job)
         head = Text.assemble(
             (in_one_line(job.entry.label or job.entry.command), "bold"),
-            f"  {job.entry.id}  {job.state}, {age}, {reaper}",
+            f"  {job.entry.id}  {job.state}, {age}, {in_one_line(reaper)}",
         )
         blocks.append(Group(head, tree(job.tree)))
     return Group(*blocks)
@@ -95,6 +95,7 @@ def swept(result: SweepResult) -> RenderableType:
         blocks += [Text(_entry(one.entry), style="bold"), report(one.report)]
     for entry in result.held:
         blocks.append(Text(f"{_entry(entry)}: its reaper still holds what would not end", style="red"))
+    blocks += [Text(harmless(f"{_entry(one.entry)}: {one.reason}"), style="red") for one in result.elsewhere]
     blocks += [Text(harmless(f"ignored {bad.path}: {bad.reason}"), style="yellow") for bad in result.rejected]
     blocks += [
         Text(
@@ -104,7 +105,9 @@ def swept(result: SweepResult) -> RenderableType:
         )
         for stray in result.strays
     ]
-    if not result.swept and not result.held:
+    if result.blind:
+        blocks.append(Text("of what those files stood for, processes may be hidden from this account (hidepid)", "red"))
+    if not result.swept and not result.held and not result.elsewhere:
         blocks.append(Text("nothing to sweep"))
     if result.live:
         blocks.append(Text(f"{len(result.live)} live jobs left alone", style="dim"))

@@ -86,6 +86,9 @@ def run(
 @app.command(
     help="""Show the live jobs with their trees: account, pid, age, memory, command.
 
+**Exit status**: 0; 1 if the ledger cannot be read, or if a job in it cannot be looked for from here: one of another
+PID namespace (a container), or where processes are hidden (hidepid).
+
 **Examples**
 
     corral ps
@@ -105,10 +108,11 @@ def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = 
         raise typer.Exit(1) from None
     if as_json:
         typer.echo(json.dumps({"jobs": [job.to_json(host_table()) for job in jobs]}, indent=2))
-        return
-    from corral import view
+    else:
+        from corral import view
 
-    view.console().print(view.jobs(jobs))
+        view.console().print(view.jobs(jobs))
+    raise typer.Exit(1 if any(job.reason for job in jobs) else 0)
 
 
 @app.command(

@@ -28,6 +28,7 @@ from corral.process.report import Report
 from corral.process.signals import Signaller
 from corral.process.table import Identity, Process, ProcessTable, account_name
 from corral.process.trackers import nothing_found, ordered_by_depth
+from corral.process.whereabouts import REAPER
 
 INITS = frozenset(
     {
@@ -189,7 +190,7 @@ class _Rule(NamedTuple):
         above = self.rows.get(top.ppid)
         if above is None:
             return "its parent cannot be seen"
-        if above.comm == "corral-reaper":
+        if above.comm == REAPER:
             return f"a job of Corral's has it (reaper {above.pid}): `corral ps` shows it"
         if not self._collects(above):
             what = "is no init that only collects orphans" if above.pid == 1 else "may want it"

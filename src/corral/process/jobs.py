@@ -11,6 +11,9 @@ from corral.process.host import host_table
 from corral.process.ledger import Entry
 from corral.process.table import Process, ProcessTable, account_name, find_living
 from corral.process.trackers import grow
+from corral.process.whereabouts import ELSEWHERE, HERE, locate
+
+_HIDDEN = "nothing of it is seen, but processes may be hidden from this account (hidepid)"
 
 
 class LiveJob(NamedTuple):
@@ -18,10 +21,13 @@ class LiveJob(NamedTuple):
 
     entry: Entry
     state: str
-    """`running`; `ending` when its supervisor is gone; `orphaned` when its reaper is gone too: sweep it."""
+    """`running`; `ending` when its supervisor is gone; `orphaned` when its reaper is gone too: sweep it; `elsewhere`
+    when it cannot be looked for from here."""
     reaper: Process | None
     tree: tuple[Process, ...]
     """Parents before children; the command has depth 1."""
+    reason: str = ""
+    """Why nothing of it can be shown, and what to do."""
 
     def to_json(self, table: ProcessTable) -> dict[str, Any]:
         """The object that `corral ps --json` prints for a job. Memory is in bytes."""
@@ -29,6 +35,7 @@ class LiveJob(NamedTuple):
             "id": self.entry.id,
             "label": self.entry.label,
             "state": self.state,
+            "reason": self.reason,
             "user": self.entry.user,
             "command": self.entry.command,
             "started": self.entry.started,
@@ -52,19 +59,24 @@ def describe(process: Process, table: ProcessTable) -> dict[str, Any]:
 
 
 def live_jobs(state_dir: str | os.PathLike[str] | None = None) -> list[LiveJob]:
-    """Every job of the ledger of which something lives, oldest first.
+    """Every job of the ledger of which something lives or may live, oldest first.
 
     Raises LedgerError for a ledger that is not this account's.
     """
     table = host_table()
-    boot = table.boot_id()
     found: list[LiveJob] = []
     for entry in ledger.entries(os.path.abspath(state_dir or ledger.default_state_dir())):
-        if not isinstance(entry, Entry) or entry.boot_id != boot:
+        if not isinstance(entry, Entry):
             continue
-        job = _look(table, entry)
-        if job.tree or job.reaper:
-            found.append(job)
+        where, reason = locate(table, entry)
+        if where == ELSEWHERE:
+            found.append(LiveJob(entry, ELSEWHERE, None, (), reason))
+        elif where == HERE:
+            job = _look(table, entry)
+            if job.tree or job.reaper:
+                found.append(job)
+            elif table.hides_others():
+                found.append(job._replace(reason=_HIDDEN))
     return sorted(found, key=lambda job: job.entry.started)
 
 

@@ -28,7 +28,7 @@ except ImportError:  # pragma: no cover - an interpreter built without its own B
     from hashlib import blake2b
 
 from corral.process.errors import LedgerError
-from corral.process.table import Identity
+from corral.process.table import Identity, Namespace
 
 _SUFFIX = ".job"
 _KEY_NAME = "key"
@@ -46,6 +46,8 @@ class Entry(NamedTuple):
     id: str
     path: str
     boot_id: str
+    namespace: Namespace | None
+    """The PID namespace that its pids are of; None where that was not known, or in the record of an older version."""
     supervisor: Identity
     reaper: Identity
     user: str
@@ -277,6 +279,7 @@ def _entry(path: str, lines: list[dict[str, Any]]) -> Entry:
         id=head["id"],
         path=path,
         boot_id=head["boot_id"],
+        namespace=_namespace(head.get("namespace")),
         supervisor=(head["supervisor"][0], head["supervisor"][1]),
         reaper=(head["reaper"][0], head["reaper"][1]),
         user=head["user"],
@@ -288,6 +291,13 @@ def _entry(path: str, lines: list[dict[str, Any]]) -> Entry:
         kill=head["kill"],
         members=frozenset(members),
     )
+
+
+def _namespace(numbers: Any) -> Namespace | None:
+    if numbers is None:
+        return None
+    pid, time, init = (int(number) for number in numbers)
+    return Namespace(pid, time, init)
 
 
 def _mac(key: bytes, job_id: str, line: int, text: str) -> str:

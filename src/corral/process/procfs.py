@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from corral.process.table import Births, Process
+from corral.process.table import UNKNOWN, Births, Namespace, Process
 from corral.process.typed import NamedTuple
 
 _CHUNK = 16384
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CAP_SYS_PTRACE = 19
+_INITIAL_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, the same on every Linux
 
 
 class Stat(NamedTuple):
@@ -221,6 +222,57 @@ def unit_in(cgroups: str) -> str:
 def boot_id() -> str:
     """The kernel's random id of this boot."""
     return _slurp("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
+
+
+def namespace() -> Namespace | None:
+    """The PID namespace of this process; None where /proc is that of another one, or cannot be read."""
+    try:
+        numbers = pids_in_namespaces(_slurp("/proc/self/status"))
+        # One for each namespace from that of /proc down to the process's own: here both must be the same one.
+        if numbers not in ([], [os.getpid()]):
+            return None
+        return Namespace(_inode("pid"), _inode("time"), start_time(1) or UNKNOWN)
+    except (OSError, ValueError):
+        return None
+
+
+def _inode(kind: str) -> int:
+    try:
+        return os.stat(f"/proc/self/ns/{kind}").st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def pids_in_namespaces(status: bytes) -> list[int]:
+    """The pids of a process in /proc/PID/status, the innermost namespace's last; empty on a kernel without them."""
+    at = status.find(b"\nNSpid:")
+    return [int(number) for number in status[at + 7 : status.index(b"\n", at + 1)].split()] if at >= 0 else []
+
+
+def has_ended(other: Namespace) -> bool:
+    """Whether that PID namespace has surely ended.
+
+    A namespace lives for as long as its process 1, whose end is the end of all others in it and below it. Only the
+    initial namespace shows the processes of every other one, and only where nothing is hidden.
+    """
+    own = namespace()
+    if own is None or own.pid != _INITIAL_NAMESPACE or own.time != other.time or hides_others():
+        return False
+    return other.init != UNKNOWN and not any(_may_be_init(pid, other.init) for pid in _pids())
+
+
+def _may_be_init(pid: int, began: int) -> bool:
+    try:
+        numbers = pids_in_namespaces(_slurp(f"/proc/{pid}/status"))
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    if numbers and numbers[-1] != 1:
+        return False
+    process = read(pid)
+    # Dead and not yet waited for, it has outlived all others of its namespace (pid_namespaces(7)).
+    return not numbers or process is None or (process.start_time == began and process.living)
 
 
 def children(pid: int) -> list[int]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-from corral.process.table import UNKNOWN, Births, Process
+from corral.process.table import UNKNOWN, Births, Namespace, Process
 
 _STATES = {
     psutil.STATUS_RUNNING: "R",
@@ -91,6 +91,16 @@ def unit(_pid: int) -> str:
 def boot_id() -> str:
     """The time of boot; start times are wall-clock times here, so that is enough to tell two boots apart."""
     return f"boot-{int(psutil.boot_time())}"
+
+
+def namespace() -> Namespace | None:
+    """The only one: macOS has no PID namespaces."""
+    return Namespace(0, 0, UNKNOWN)
+
+
+def has_ended(_namespace: Namespace) -> bool:
+    """False: the only one lasts as long as the host."""
+    return False
 
 
 def _row(process: psutil.Process) -> Process:

@@ -172,6 +172,7 @@ class Reaper:
         own = self._table.read(os.getpid())
         return {
             "boot_id": self._table.boot_id(),
+            "namespace": self._table.namespace(),
             "supervisor": self._supervisor,
             "reaper": own.identity if own is not None else (os.getpid(), UNKNOWN),
             "user": plan.user,

@@ -1,8 +1,8 @@
 """The sweep: ending the jobs of the ledger whose supervisor and reaper are both gone.
 
-It acts on the word of a genuine record of this boot, on processes whose identity matches it, on what lives below those
-or shares their sessions, and on what carries the job's mark. It can say `empty_by_scan` at best: nobody above the tree
-was left for the kernel to answer to.
+It acts on the word of a genuine record of this boot and PID namespace, on processes whose identity matches it, on what
+lives below those or shares their sessions, and on what carries the job's mark. It can say `empty_by_scan` at best:
+nobody above the tree was left for the kernel to answer to.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from corral.process.report import Report
 from corral.process.signals import Signaller
 from corral.process.table import Process, ProcessTable, account_uid, find_living
 from corral.process.trackers import Portable
+from corral.process.whereabouts import ELSEWHERE, HERE, REAPER, Elsewhere, locate
 
 _HELD_MARGIN = 5.0
 """Seconds beyond its ladder that a reaper is given which is ending a tree just now."""
@@ -47,11 +48,16 @@ class SweepResult(NamedTuple):
     """Files of the ledger that are no records; nothing was done on their word."""
     strays: tuple[Process, ...] = ()
     """Where files were rejected: processes that some job started, above which no reaper lives. They were left alone."""
+    elsewhere: tuple[Elsewhere, ...] = ()
+    """Jobs of another PID namespace, or of an unknown one; they were left alone, and so were their records."""
+    blind: bool = False
+    """Where files were rejected: whether processes may be hidden, so that there may be strays that were not seen."""
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is left of any job whose supervisor is gone."""
-        return not self.held and not self.strays and all(one.report.empty for one in self.swept)
+        """Whether nothing is left of any job whose supervisor is gone, as far as can be known."""
+        unknown = self.held or self.strays or self.elsewhere or self.blind
+        return not unknown and all(one.report.empty for one in self.swept)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `corral sweep --json` prints."""
@@ -62,6 +68,8 @@ class SweepResult(NamedTuple):
             "held": [_describe(entry) for entry in self.held],
             "rejected": [one._asdict() for one in self.rejected],
             "strays": [{"pid": one.pid, "start_time": one.start_time, "command": one.comm} for one in self.strays],
+            "elsewhere": [{**_describe(one.entry), "reason": one.reason} for one in self.elsewhere],
+            "blind": self.blind,
         }
 
 
@@ -75,22 +83,35 @@ def sweep(state_dir: str | os.PathLike[str] | None = None, *, ladder: Ladder | N
     live: list[Entry] = []
     held: list[Entry] = []
     rejected: list[Rejected] = []
+    elsewhere: list[Elsewhere] = []
     for entry in ledger.entries(os.path.abspath(state_dir or ledger.default_state_dir())):
         if isinstance(entry, Rejected):
             rejected.append(entry)
-        elif find_living(table, entry.supervisor) and entry.boot_id == table.boot_id():
+            continue
+        where, reason = locate(table, entry)
+        if where == ELSEWHERE:
+            elsewhere.append(Elsewhere(entry, reason))
+        elif where == HERE and find_living(table, entry.supervisor):
             live.append(entry)
         else:
-            claim = _claim(table, entry)
+            claim = _claim(table, entry) if where == HERE else ledger.claim(entry.path)
             if claim is None:
                 if os.path.exists(entry.path):
                     held.append(entry)
                 continue
-            report = _end(table, entry, ladder)
+            report = _end(table, entry, ladder) if where == HERE else _ended(entry, reason)
             claim.release(remove=report.empty)
             swept.append(Swept(entry, report))
     strays = _strays(table) if rejected else []
-    return SweepResult(tuple(swept), tuple(live), tuple(held), tuple(rejected), tuple(strays))
+    return SweepResult(
+        tuple(swept),
+        tuple(live),
+        tuple(held),
+        tuple(rejected),
+        tuple(strays),
+        tuple(elsewhere),
+        blind=bool(rejected) and table.hides_others(),
+    )
 
 
 def _strays(table: ProcessTable) -> list[Process]:
@@ -99,7 +120,7 @@ def _strays(table: ProcessTable) -> list[Process]:
     own = marks.limits(os.getpid())
 
     def held(row: Process | None) -> bool:
-        while row is not None and row.comm != "corral-reaper":
+        while row is not None and row.comm != REAPER:
             row = rows.get(row.ppid) if row.ppid > 1 else None
         return row is not None
 
@@ -131,24 +152,26 @@ def _claim(table: ProcessTable, entry: Entry) -> ledger.Claim | None:
 
 
 def _end(table: ProcessTable, entry: Entry, ladder: Ladder | None) -> Report:
-    if entry.boot_id != table.boot_id():
-        # Start times of another boot mean nothing here, and nothing of that boot lives.
-        return Report(
-            "empty_by_scan",
-            None,
-            0.0,
-            cause="sweep",
-            ended_by="sweep",
-            notes=("it is of an earlier boot",),
-            job_id=entry.id,
-            ended_at=round(time.time(), 3),
-        )
     person = account_uid(entry.user)
     # A fresh read: the reaper may have written members after the first one.
     fresh = ledger.find(os.path.dirname(os.path.dirname(entry.path)), entry.id) or entry
     tracker = Portable(table, fresh.members, mark=entry.mark, spares=_ancestors(table))
     ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=entry.mark, job_id=entry.id)
     return ending.run(ladder or Ladder(entry.grace, entry.kill), cause="sweep", ended_by="sweep")
+
+
+def _ended(entry: Entry, reason: str) -> Report:
+    # Its pids and start times mean nothing here, and nothing that they meant lives.
+    return Report(
+        "empty_by_scan",
+        None,
+        0.0,
+        cause="sweep",
+        ended_by="sweep",
+        notes=(reason,),
+        job_id=entry.id,
+        ended_at=round(time.time(), 3),
+    )
 
 
 def _ancestors(table: ProcessTable) -> Iterable[int]:

@@ -80,6 +80,17 @@ class Births(NamedTuple):
         return self.host - before.host < min(self.free_pids, before.free_pids)
 
 
+class Namespace(NamedTuple):
+    """Where pids and start times mean what they do. The kernel's numbers are those of files, and are given anew."""
+
+    pid: int
+    """The inode of /proc/self/ns/pid; 0 on a host without PID namespaces."""
+    time: int
+    """The inode of /proc/self/ns/time, whose clock start times are read by; 0 on a kernel without."""
+    init: int
+    """The start time of its process 1, which tells it from an earlier one with the same inode; UNKNOWN if hidden."""
+
+
 class ProcessTable(Protocol):
     """What the trackers ask of the host. None of these raises for a process that is gone."""
 
@@ -112,6 +123,12 @@ class ProcessTable(Protocol):
 
     def boot_id(self) -> str:
         """The same for as long as start times mean the same."""
+
+    def namespace(self) -> Namespace | None:
+        """The PID namespace of this process, if the table shows that one; None if it does not, or is not readable."""
+
+    def has_ended(self, namespace: Namespace) -> bool:
+        """Whether a PID namespace of this boot has surely ended, and with it every process that was in it."""
 
 
 def find_living(table: ProcessTable, identity: Identity) -> Process | None:

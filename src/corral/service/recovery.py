@@ -37,6 +37,8 @@ async def recover(state_dir: Path, store: Store) -> SweepResult | None:
             log.info("swept", label=one.entry.label, account=one.entry.user, verdict=one.report.verdict)
         for held in result.held:
             log.error("still held by its reaper", label=held.label, account=held.user)
+        for other in result.elsewhere:
+            log.error("not swept", label=other.entry.label, account=other.entry.user, why=other.reason)
     try:
         await _take_in_reports(state_dir / REPORTS, store, result)
     except StoreError as error:

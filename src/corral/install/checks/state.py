@@ -140,7 +140,10 @@ def jobs(subjects: Subjects) -> Findings:
     except LedgerError:
         yield skip("jobs", "the ledger cannot be read")
         return
-    left = [job for job in found if job.state != "running"]
+    for job in found:
+        if job.reason:
+            yield warn("jobs", f"{job.entry.label or job.entry.command} ({job.entry.id}): {job.reason}")
+    left = [job for job in found if job.state != "running" and not job.reason]
     if left:
         processes = sum(len(job.tree) for job in left)
         names = ", ".join(sorted({job.entry.label or job.entry.command for job in left}))
@@ -150,7 +153,7 @@ def jobs(subjects: Subjects) -> Findings:
             "the next start of the service ends them, or now: corral sweep",
             subjects.as_service(f"corral sweep --state-dir {shlex.quote(str(place))}"),
         )
-    else:
+    elif not any(job.reason for job in found):
         yield ok("jobs", f"{len(found)} running, none without its supervisor")
 
 
