@@ -1,14 +1,17 @@
-"""Where a chat is held: at a running service that serves this account, else in its own process."""
+"""Where a chat is held: at the service that is here; without one in its own process; and it says which."""
 
+import asyncio
+import getpass
 from pathlib import Path
 
 import pytest
 
-from corral.backends.base import BackendEnded, BackendStarted, Input
+from corral.backends.base import BackendStarted, Input
+from corral.chat import venues
 from corral.chat.attach import wire
 from corral.chat.attach.client import RefusedError
-from corral.chat.venues import Configured, Own, VenueError, first_of
-from corral.service.config import load
+from corral.chat.venues import Configured, Own, Venue, VenueError, chosen, first_of
+from corral.service.config import ConfigError, load
 from tests.harness.backends import scripted
 from tests.harness.daemon import serving, write_config
 from tests.harness.hosting import Watcher
@@ -31,15 +34,73 @@ async def test_a_running_service_is_the_first_choice(tmp_path: Path) -> None:
         assert not (tmp_path / "own").exists()
 
 
-async def test_whom_the_service_does_not_serve_has_an_agent_of_their_own(tmp_path: Path) -> None:
+async def refused(venue: Venue) -> str:
+    """Why there is no seat to be had. No agent was started for it."""
+    front = Watcher()
+    with pytest.raises(VenueError) as error:
+        async with venue(front):
+            raise AssertionError("there is no seat")
+    assert not front.of(BackendStarted)
+    return str(error.value)
+
+
+async def test_whom_the_service_does_not_serve_is_told_so_and_gets_no_agent_outside_of_it(tmp_path: Path) -> None:
+    with serving(tmp_path, write_config(tmp_path)) as daemon:
+        hello = wire.Hello(person="mallory")
+        why = await refused(first_of([daemon.socket], hello, own(tmp_path).venue()))
+        assert "it does not serve this account, or not for that person" in why
+        assert "corral chat --user NAME" in why
+        assert not daemon.logged("backend started")
+    assert not (tmp_path / "own").exists()
+
+
+async def test_a_service_that_resets_the_connection_or_is_down_is_not_gone_round(tmp_path: Path) -> None:
+    path = tmp_path / "corral.sock"
+    server = await asyncio.start_unix_server(lambda _, writer: writer.transport.abort(), path)
+    venue = first_of([path], wire.Hello(), own(tmp_path).venue())
+    assert "without a word" in await refused(venue)
+    server.close()
+    assert f"no service listens at {path}" in await refused(venue)
+    assert not (tmp_path / "own").exists()
+
+
+async def test_a_chat_says_where_it_is_held(tmp_path: Path) -> None:
     with serving(tmp_path, write_config(tmp_path)) as daemon:
         front = Watcher()
-        hello = wire.Hello(person="mallory")
-        async with first_of([daemon.socket], hello, own(tmp_path, person="mallory").venue())(front) as seat:
-            seat.send(Input("talk"))
-            await front.turns(1)
-        assert not daemon.logged("backend started")
-        assert [one.report.verdict for one in front.of(BackendEnded)] == ["proven_empty"]
+        async with first_of([daemon.socket], wire.Hello(), own(tmp_path).venue())(front):
+            assert front.told == [f"held by the service at {daemon.socket}, for anna: codex in {tmp_path}/work"]
+    front = Watcher()
+    async with own(tmp_path, told="no service is configured here").venue()(front):
+        me = getpass.getuser()
+        assert front.told[0] == f"no service is configured here: held in this terminal, for {me}: codex in {tmp_path}"
+
+
+async def test_what_is_configured_is_used_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_CONFIG", str(write_config(tmp_path, "anna", "ben")))
+    monkeypatch.setattr(venues, "SYSTEM_SOCKET", tmp_path / "none.sock")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "none"))
+    here = own(tmp_path)
+    assert "corral.toml has nobody called 'mallory'" in await refused(chosen(None, wire.Hello(person="mallory"), here))
+    assert "--person NAME: anna, ben" in await refused(chosen(None, wire.Hello(), here))
+    front = Watcher()
+    async with chosen(None, wire.Hello(person="ben"), here)(front):
+        assert front.told[0].startswith(
+            f"no service listens at {tmp_path}/state/corral.sock, and {tmp_path}/corral.toml"
+        )
+        assert front.told[0].endswith(f"held in this terminal, for ben: codex in {tmp_path}/work")
+    monkeypatch.setenv("CORRAL_SOCKET", str(tmp_path / "named.sock"))
+    assert f"no service listens at {tmp_path}/named.sock" in await refused(chosen(None, wire.Hello(person="ben"), here))
+    monkeypatch.delenv("CORRAL_SOCKET")
+    (tmp_path / "corral.toml").write_text("[servise]\n")
+    with pytest.raises(ConfigError):
+        chosen(None, wire.Hello(), here)
+
+
+async def test_a_person_that_nothing_here_knows_is_refused(tmp_path: Path) -> None:
+    why = await refused(own(tmp_path, person="mallory").venue())
+    assert why.startswith("--person mallory: people have names in a config")
+    async with own(tmp_path, person=getpass.getuser()).venue()(Watcher()):
+        pass
 
 
 async def test_what_the_service_refuses_with_a_reason_is_told(tmp_path: Path) -> None:

@@ -8,20 +8,20 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from corral.backends.base import Notice
 from corral.backends.engine import EngineKind
 from corral.chat.attach import wire
-from corral.chat.attach.client import AttachedSeat, NoServiceError
+from corral.chat.attach.client import AttachedSeat, NoServiceError, NotServedError
 from corral.process import default_state_dir
 from corral.service import logs
 from corral.service.config import Config, ConfigError, Person, find, load
 from corral.service.front import Front, Seat
 from corral.service.service import Service
-from corral.service.starting import Starter, configured_kind
+from corral.service.starting import Starter, configured_kind, workspaces
 from corral.service.store import Store, StoreError
 from corral.service.subject import Subject
 
@@ -31,6 +31,7 @@ Venue: TypeAlias = Callable[[Front], AbstractAsyncContextManager[Seat]]
 Raises VenueError with a sentence where there is none to be had."""
 
 SYSTEM_SOCKET = Path("/run/corral/corral.sock")
+OUTSIDE = "to hold it in this terminal, outside of any service, name your own account: `corral chat --user NAME`"
 SETTLE_TIMEOUT = 5.0  # seconds
 
 
@@ -48,6 +49,9 @@ class Own:
     user: str | None = None
     """The account that it runs as; None for this one."""
     person: str = ""
+    """Who was said to speak. There is nobody to choose from here: only the account itself is right."""
+    told: str = ""
+    """Why it is held here, where nobody asked for that; empty where somebody did."""
     state_dir: Path | None = None
     cwd: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +67,7 @@ def sockets(config_file: Path | None) -> list[Path]:
 
     The variable CORRAL_SOCKET names another one, for people who may not read the config of a service that has it.
     """
-    found = [Path(named)] if (named := os.environ.get("CORRAL_SOCKET", "")) else []
+    found = []
     try:
         chosen = config_file or find()
         if chosen is not None:
@@ -73,7 +77,15 @@ def sockets(config_file: Path | None) -> list[Path]:
         if config_file is not None:
             raise
     found += [SYSTEM_SOCKET, Path(default_state_dir()) / "corral.sock"]
-    return [path for path in dict.fromkeys(found) if path.is_socket()]
+    named = [Path(named)] if (named := os.environ.get("CORRAL_SOCKET", "")) else []
+    return list(dict.fromkeys([*named, *filter(_is_socket, found)]))
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except OSError:  # in a folder that is closed to this account
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,27 +108,39 @@ class Configured:
         people = [person.name for person in self.config.people]
         name = self.person or (people[0] if len(people) == 1 else None)
         if name is None or name not in people:
-            raise VenueError(f"say who speaks, --person NAME: {', '.join(people)}")
+            unknown = f"{self.config.path} has nobody called {self.person!r}; " if self.person else ""
+            raise VenueError(f"{unknown}say who speaks, --person NAME: {', '.join(people)}")
         person = self.config.person(name)
         assert person is not None
         subject = Subject(name, self.engine or self.config.engine_of(person), "", self.model)
+        why = f"no service listens at {self.config.socket_path}, and {self.config.path} is here"
+        front.show(_held_here(why, subject, workspaces(person).home))
         starter = Starter(lambda: self.config, configured_kind)
         async with _hosted(self.config, starter, subject, self.resume, front) as seat:
             yield seat
 
 
 def first_of(places: Sequence[Path], hello: wire.Hello, otherwise: Venue) -> Venue:
-    """A seat at the first of these sockets whose service serves this account, else another venue."""
+    """A seat at the first of these sockets where a service listens; another venue only if there are no sockets.
+
+    A service that is there and does not serve this chat, or is down, is no reason to hold it elsewhere: an agent
+    outside of the service would have neither its bounds nor its operator.
+    """
 
     @asynccontextmanager
     async def venue(front: Front) -> AsyncIterator[Seat]:
+        silent = []
         for place in places:
             try:
                 async with _attached(place, hello, front) as seat:
                     yield seat
                     return
-            except NoServiceError:
-                continue  # none listens there, or not for this account: its own agent is nobody else's matter
+            except NoServiceError as error:
+                silent.append(str(error))
+            except NotServedError as error:
+                raise VenueError(f"{place}: {error}; {OUTSIDE}") from None
+        if silent:
+            raise VenueError(f"{'; '.join(silent)}: start it with `corral serve`; {OUTSIDE}")
         async with otherwise(front) as seat:
             yield seat
 
@@ -124,32 +148,22 @@ def first_of(places: Sequence[Path], hello: wire.Hello, otherwise: Venue) -> Ven
 
 
 def chosen(config_file: Path | None, hello: wire.Hello, own: Own) -> Venue:
-    """The running service, else the config that was named or found, else `own`: whichever serves this chat.
+    """The running service; where there is no socket, the config that was named or found; where there is none, `own`.
 
-    Raises ConfigError for a config that was named and cannot be used.
+    Raises ConfigError for a config that cannot be used.
     """
-    return first_of(sockets(config_file), hello, _configured(config_file, hello) or own.venue())
-
-
-def _configured(config_file: Path | None, hello: wire.Hello) -> Venue | None:
+    places = sockets(config_file)
     found = config_file or find()
-    if found is None:
-        return None
-    try:
-        config = load(found)
-    except ConfigError:
-        if config_file is not None:
-            raise
-        return None
-    people = [person.name for person in config.people]
-    if config_file is None and hello.person not in people and not (hello.person is None and len(people) == 1):
-        return None
-    return Configured(config, hello.person, hello.engine, hello.model, hello.resume).venue()
+    if places or found is None:
+        return first_of(places, hello, replace(own, told="no service is configured here").venue())
+    return Configured(load(found), hello.person, hello.engine, hello.model, hello.resume).venue()
 
 
 @asynccontextmanager
 async def _attached(path: Path, hello: wire.Hello, front: Front) -> AsyncIterator[Seat]:
     seat = await AttachedSeat.open(path, hello)
+    here = seat.welcome
+    front.show(Notice(f"held by the service at {path}, for {here.person}: {here.engine} in {here.workspace}"))
     reading = asyncio.get_running_loop().create_task(seat.read(front))
     try:
         yield seat
@@ -161,7 +175,11 @@ async def _attached(path: Path, hello: wire.Hello, front: Front) -> AsyncIterato
 
 @asynccontextmanager
 async def _own_service(own: Own, front: Front) -> AsyncIterator[Seat]:
-    name = own.person or own.user or getpass.getuser()
+    name = own.user or getpass.getuser()
+    if own.person not in ("", name):
+        raise VenueError(
+            f"--person {own.person}: people have names in a config, and this chat is held without one, for {name}"
+        )
     state_dir = Path(own.state_dir or default_state_dir()).absolute()
     person = Person.model_construct(name=name, os_user=own.user)
     config = Config().model_copy(
@@ -169,8 +187,15 @@ async def _own_service(own: Own, front: Front) -> AsyncIterator[Seat]:
     )
     starter = Starter(lambda: config, lambda _config, _person, subject: own.kinds(subject.engine), own_env=own.env)
     workspace = str((own.cwd or Path.cwd()).absolute()) if own.user is None or own.cwd is not None else ""
-    async with _hosted(config, starter, Subject(name, own.engine, workspace), own.resume, front) as seat:
+    subject = Subject(name, own.engine, workspace)
+    if own.told:
+        front.show(_held_here(own.told, subject, workspace or workspaces(person).home))
+    async with _hosted(config, starter, subject, own.resume, front) as seat:
         yield seat
+
+
+def _held_here(why: str, subject: Subject, folder: str) -> Notice:
+    return Notice(f"{why}: held in this terminal, for {subject.person}: {subject.engine} in {folder}")
 
 
 @asynccontextmanager

@@ -54,9 +54,9 @@ What begins with `/` is a command and acts at once, even while a turn runs: `/he
 sends, Alt-Enter begins a new line, Ctrl-C stops the turn. Without a terminal it reads a message a line and ends after
 the last turn.
 
-Where `corral serve` runs and serves your account, it is held there. Else, or with one of the options that say so, it
+Where `corral serve` has a socket, it is held there, or refused. Without one, or with one of the options that say so, it
 is held in this process: with the engines of the config if there is one, or with the agent on your PATH, your settings
-and your login; for Codex else the one of `pip install openai-codex-cli-bin`.
+and your login; for Codex else the one of `pip install openai-codex-cli-bin`. The first notice says where.
 
 **Exit status**: 0; 1 if the agent could not be started, if something survived its end, or if a turn failed and there
 is no terminal; 128+N after signal N.
@@ -116,7 +116,7 @@ def chat(
     from corral.backends.engine import EngineKind
     from corral.chat import terminal
     from corral.chat.attach.wire import Hello
-    from corral.chat.venues import Own, chosen
+    from corral.chat.venues import OUTSIDE, Own, chosen
     from corral.demo import offline as offline_model
     from corral.process import default_state_dir
     from corral.service.config import ConfigError
@@ -134,7 +134,7 @@ def chat(
         )
 
     named = engine.value if engine is not None else None
-    own = Own(kind, named or "codex", user=user, person=person or user or "", state_dir=state_dir, resume=resume)
+    own = Own(kind, named or "codex", user=user, person=person or "", state_dir=state_dir, resume=resume)
     if offline:
         raise typer.Exit(asyncio.run(offline_model.chat(own, as_json=as_json)))
     venue = own.venue()
@@ -144,6 +144,7 @@ def chat(
     except ConfigError as error:
         for fault in error.faults:
             say(fault)
+        say(OUTSIDE)
         raise typer.Exit(1) from None
     kept = state_dir or Path(default_state_dir())
     raise typer.Exit(asyncio.run(terminal.run(venue, as_json=as_json, state_dir=kept)))

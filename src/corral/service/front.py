@@ -59,6 +59,8 @@ class Welcome:
     limits: Limits
     """Those of a turn, for whoever shows how long is left."""
     commands: tuple[CommandHelp, ...]
+    workspace: str = ""
+    """The folder of the conversation, as the configuration writes it if it was not chosen in a chat."""
 
 
 class Front(Protocol):

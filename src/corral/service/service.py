@@ -205,6 +205,7 @@ class Service:
             begun.subject.engine,
             self._config.timeouts.limits(),
             tuple(command.help for command in COMMANDS.values()),
+            begun.subject.workspace or who.workspace,
         )
         seat = LocalSeat(self, person, front, begun, welcome, channel)
         self.seats.add(seat)

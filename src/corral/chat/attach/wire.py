@@ -128,6 +128,7 @@ def welcome_from(data: dict[str, Any]) -> Welcome:
         data["engine"],
         msgspec.convert(data["limits"], Limits),
         tuple(msgspec.convert(one, CommandHelp) for one in data["commands"]),
+        str(data["workspace"]),
     )
 
 
