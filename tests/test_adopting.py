@@ -68,6 +68,17 @@ time.sleep(1000)
 """
 
 
+DOCTOR = """
+import sys
+from corral.install.checks.processes import orphans
+from corral.install.subjects import Subjects
+from corral.service.config import Config
+config = Config(service={"state_dir": sys.argv[1]}, people=[{"name": "person", "os_user": sys.argv[2]}])
+for finding in orphans(Subjects(config, "games", None, {})):
+    print(finding.status, finding.detail)
+"""
+
+
 @dataclass
 class World:
     """A PID namespace with an init, and the service's and the person's accounts in it."""
@@ -269,9 +280,56 @@ def test_a_process_1_that_is_no_known_init_may_own_what_hangs_on_it(enter: Calla
     world = enter("a-bot")
     world.orphan()
     status, found = world.adopt("--end")
-    assert (status, found["orphans"]) == (0, [])
-    assert "a-bot (1, of root) is above it, and is no init" in found["left_alone"][0]["reason"]
+    # Status 1: nobody can say that there is no orphan.
+    assert (status, found["clean"], found["orphans"], found["report"]) == (1, False, [], None)
+    [left] = found["left_alone"]
+    assert left["owner_known"] is False
+    assert "process 1, a-bot of root, which is not a known init" in left["reason"]
+    state = ("--state-dir", str(world.service.state_dir))
+    said = world.run(
+        world.service.corral("sweep", "--user", world.person.name, "--adopt", *state), world.service.account
+    )
+    assert f"1 agent of {world.person.name} may or may not have an owner" in said["out"]
+    assert "no agent that nobody owns" not in said["out"]
+    doctor = world.run(
+        [world.service.python, "-c", DOCTOR, str(world.service.state_dir), world.person.name], world.service.account
+    )
+    assert doctor["out"].startswith("warn pid "), doctor
+    assert "which is not a known init" in doctor["out"]
     assert world.commands("1001.5")
+
+
+def test_a_process_1_that_is_no_known_init_owns_what_has_a_terminal(enter: Callable[..., World]) -> None:
+    world = enter("a-bot")
+    world.start([world.service.python, "-c", ON_A_TERMINAL, world.codex], session=True)
+    wait_until(lambda: world.commands(f"{world.codex} -c"), what="the agent ran", picture=world.picture)
+
+    def on_init() -> dict[str, Any] | None:
+        seen = world.adopt("--end")[1]
+        return seen if seen["left_alone"] and "above it" not in seen["left_alone"][0]["reason"] else None
+
+    seen = wait_until(on_init, 30, "it hung on process 1", world.picture)
+    assert seen["clean"]
+    assert [(one["reason"], one["owner_known"]) for one in seen["left_alone"]] == [("it is on a terminal", True)]
+
+
+def test_what_was_entered_from_outside_the_namespace_has_an_owner_there(world: World) -> None:
+    """As by `docker exec`: its parent is not shown, and lives."""
+    inside = wait_until(lambda: truth_of(world.init.pid), 20, "process 1 was there")[0].pid
+    who = world.person
+    drop = ["setpriv", f"--reuid={who.uid}", f"--regid={who.gid}", "--clear-groups"]
+    enter = ["nsenter", "--target", str(inside), "--pid", "--mount"]
+    argv = [*enter, *drop, world.codex, "-c", "import time; time.sleep(1000)"]
+    world.service.start(argv, account=Account("root", 0, 0, world.service.folder))
+    wait_until(lambda: world.commands(f"{world.codex} -c"), what="the agent ran", picture=world.picture)
+    status, found = world.adopt("--end")
+    assert (status, found["clean"], found["orphans"]) == (0, True, [])
+    assert [one["reason"] for one in found["left_alone"]] == ["its parent lives outside this PID namespace"]
+
+
+def truth_of(unshare: int) -> list[truth.Seen]:
+    """The children of a process: of `unshare --fork`, process 1 of the namespace."""
+    return [one for pid in truth.pids() if (one := truth.look(pid)) and one.parent == unshare]
 
 
 def test_without_a_rule_for_kill_they_survive_and_the_line_is_named(

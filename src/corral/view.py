@@ -125,6 +125,9 @@ def orphans(found: Found) -> RenderableType:
         blocks.append(Text(f"left alone: pid {left.process.pid} {command}: {left.reason}", style="dim"))
     if found.blind:
         blocks.append(Text(f"processes of {found.user} may be hidden from this account (hidepid): look as root", "red"))
+    elif undecided := len(found.undecided):
+        agents = "1 agent" if undecided == 1 else f"{undecided} agents"
+        blocks.append(Text(f"{agents} of {found.user} may or may not have an owner: see above", "red"))
     elif not found.orphans:
         blocks.append(Text(f"{found.user} has no agent that nobody owns"))
     return Group(*blocks)

@@ -8,7 +8,9 @@ and sudos above it hangs directly on what collects orphans, an init or the accou
   where there are no units, one that leads its process group;
 - no job of the ledger has it, and this very process is not below it.
 
-Any other process in the line, a shell, an editor, a multiplexer, a reaper, is somebody who may still want it.
+Any other process in the line, a shell, an editor, a multiplexer, a reaper, is somebody who may still want it. Below a
+process 1 that is not a known init, as in a container, it is undecided: it may have been started there or have fallen
+there. Such a process is left alone, and is not called somebody's.
 """
 
 from __future__ import annotations
@@ -51,10 +53,12 @@ class Orphan(NamedTuple):
 
 
 class LeftAlone(NamedTuple):
-    """An agent's process that may be somebody's, and why."""
+    """An agent's process that is somebody's or may be, and why."""
 
     process: Process
     reason: str
+    owner_known: bool = True
+    """Whether it has an owner for sure. If not, it may be an orphan."""
 
 
 class Found(NamedTuple):
@@ -73,12 +77,22 @@ class Found(NamedTuple):
             "user": self.user,
             "blind": self.blind,
             "orphans": [{"tree": [describe(process, table) for process in one.tree]} for one in self.orphans],
-            "left_alone": [{**describe(one.process, table), "reason": one.reason} for one in self.left_alone],
+            "left_alone": [
+                {**describe(one.process, table), "reason": one.reason, "owner_known": one.owner_known}
+                for one in self.left_alone
+            ],
         }
+
+    @property
+    def undecided(self) -> tuple[LeftAlone, ...]:
+        """Those that may be orphans: nothing that can be seen says whether somebody owns them."""
+        return tuple(one for one in self.left_alone if not one.owner_known)
 
     def is_clean(self, report: Report | None = None) -> bool:
         """Whether nothing is left, as far as could be seen."""
-        return not self.blind and (report.empty if report is not None else not self.orphans)
+        if self.blind or self.undecided:
+            return False
+        return report.empty if report is not None else not self.orphans
 
 
 def find_orphans(
@@ -105,6 +119,8 @@ def find_orphans(
         top = rule.uppermost(rows[pid])
         if reason := rule.why_somebodys(top, rows[pid]):
             left[top.pid] = LeftAlone(rows[pid] if signals.is_sudo(top) else top, reason)
+        elif reason := rule.why_undecided(top):
+            left[top.pid] = LeftAlone(rows[pid] if signals.is_sudo(top) else top, reason, owner_known=False)
         else:
             roots[top.pid] = top
     orphans: list[Orphan] = []
@@ -183,18 +199,37 @@ class _Rule(NamedTuple):
         return row
 
     def why_somebodys(self, top: Process, agent: Process) -> str:
-        """Why it is taken for somebody's; '' for an orphan."""
+        """Why it is somebody's; '' where nothing says so."""
         for row in (agent, top):
             if whose := self.owned.get(row.identity):
                 return whose
+        if top.pid == 1:
+            return "it is process 1 itself"
+        if top.ppid == 0:
+            # What loses such a parent falls to process 1.
+            return "its parent lives outside this PID namespace"
         above = self.rows.get(top.ppid)
-        if above is None:
-            return "its parent cannot be seen"
+        if above is None or above.pid == 1:
+            return self._why_of_init(top, agent)
         if above.comm == REAPER:
             return f"a job of Corral's has it (reaper {above.pid}): `corral ps` shows it"
         if not self._collects(above):
-            what = "is no init that only collects orphans" if above.pid == 1 else "may want it"
-            return f"{above.comm} ({above.pid}, of {account_name(above.uid)}) is above it, and {what}"
+            return f"{above.comm} ({above.pid}, of {account_name(above.uid)}) is above it, and may want it"
+        return self._why_of_init(top, agent)
+
+    def why_undecided(self, top: Process) -> str:
+        """Why nobody can say whether it is an orphan; '' for one."""
+        above = self.rows.get(top.ppid)
+        if above is None:
+            return "its parent cannot be seen: look again, or as root"
+        if not self._collects(above):
+            return (
+                f"its parent is process 1, {above.comm} of {account_name(above.uid)}, which is not a known init: it "
+                f"may be an orphan that fell to it. If {above.comm} did not start it, end it by its pid"
+            )
+        return ""
+
+    def _why_of_init(self, top: Process, agent: Process) -> str:
         if self.table.terminal(agent.pid) or self.table.terminal(top.pid):
             return "it is on a terminal"
         if unit := self._started_by_init(top):
@@ -210,7 +245,7 @@ class _Rule(NamedTuple):
         unit = self.table.unit(top.pid)
         if unit and top.sid == top.pid and not unit.endswith(".scope"):
             return f"it leads its session in {unit}, as the first process of a service does"
-        if not unit and top.pgid == top.pid:
+        if not unit and top.pgid == top.pid and (above := self.rows.get(top.ppid)) and self._collects(above):
             return "it leads its process group, as what its init itself starts does"
         return ""
 

@@ -33,6 +33,9 @@ def orphans(subjects: Subjects) -> Findings:
                 f"{command} shows them, and ends them when told to",
                 command,
             )
+        for left in found.undecided:
+            clean = False
+            yield warn("orphans", f"pid {left.process.pid} of {account}: {left.reason}", f"{command} shows it")
         if found.blind:
             clean = False
             yield skip("orphans", f"processes of {account} may be hidden from {subjects.service} (hidepid)")
