@@ -120,6 +120,10 @@ def test_what_an_own_jobs_sudo_started_is_not_called_gone_by_the_sweep(service: 
     assert [one["report"]["verdict"] for one in result["swept"]] == ["survivors"]
     assert any("hidepid" in note for note in result["swept"][0]["report"]["notes"])
     assert records(service), "the record stays for a sweep that can see"
+    ps = start(service, behind(service, "hidepid=2", service.corral("ps", "--json", *state))).program
+    [shown] = json.loads(ps.communicate(timeout=60)[0])["jobs"]
+    assert (ps.returncode, shown["state"], shown["tree"]) == (1, "orphaned", [])
+    assert "hidepid" in shown["reason"]
     assert service.sweep()[0] == 0
     assert service.judge.alive() == []
     assert records(service) == []
@@ -134,3 +138,17 @@ def test_what_an_own_jobs_sudo_started_is_not_called_gone_by_the_supervisor(serv
     assert [one for one in service.judge.alive() if service.stage.person.uid in one.uids], "it ignores TERM"
     assert report["verdict"] == "survivors", report
     assert any("hidepid" in note for note in report["notes"])
+
+
+def test_a_sweep_that_cannot_see_the_strays_of_a_rejected_file_is_not_clean(service: Service) -> None:
+    jobs = service.state_dir / "jobs"
+    jobs.mkdir(mode=0o700)
+    (jobs / "hand.job").write_text("not a record")
+    for path in (jobs, jobs / "hand.job"):
+        os.chown(path, service.account.uid, service.account.gid)
+    argv = service.corral("sweep", "--json", "--state-dir", str(service.state_dir))
+    sweep = start(service, behind(service, "hidepid=2", argv)).program
+    result = json.loads(sweep.communicate(timeout=60)[0])
+    assert (sweep.returncode, result["clean"], result["blind"], result["strays"]) == (1, False, True, [])
+    status, result, _ = service.sweep()
+    assert (status, result["clean"], result["blind"]) == (0, True, False)
