@@ -18,6 +18,8 @@ def main() -> None:
     Python's own handler raises KeyboardInterrupt wherever the program happens to be. In an import, that is at times a
     weakref callback, whose exceptions are printed and dropped: the signal would be lost, and the command started.
     """
+    # Whoever blocks signals and executes this would have it deaf: a mask is inherited.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):

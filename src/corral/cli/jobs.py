@@ -58,16 +58,22 @@ def run(
         float, typer.Option(min=0, metavar="SECONDS", help="For KILL, before survivors are reported.")
     ] = 10.0,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the report as JSON, however corral ends.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", readable=False, help="Write the report as JSON, however corral ends; - for stdout."
+        ),
     ] = None,
     state_dir: StateDir = None,
     tracker: Annotated[
-        str, typer.Option(metavar="NAME", help="`auto`, or `portable` to do as a host without subreapers must.")
+        str, typer.Option(metavar="NAME", help="`auto`, `subreaper`, or `portable` to do as a host without any must.")
     ] = "auto",
 ) -> None:
     """Run a command as a job."""
     from corral.process import foreground
 
+    if not foreground.has_room():
+        say("this process may not open the files that it needs: raise the limit (ulimit -n)")
+        raise typer.Exit(foreground.FAILED)
     status = asyncio.run(
         foreground.run(
             command,

@@ -14,7 +14,7 @@ class StartError(JobError):
 
     kind is one of `not_found`, `not_executable`, `cwd`, `unknown_user`, `sudo_missing`, `sudo_rule`, `sudo_password`,
     `sudo_environment`, `sudo_refused`, `limits`, `fork`, `ledger`, `invalid`, `hung` (it did not start in time),
-    `interrupted` (it was ended before it ran), `internal`.
+    `interrupted` (it was ended before it ran), `proc` (the host's process table cannot be used), `internal`.
     """
 
     def __init__(self, kind: str, message: str) -> None:

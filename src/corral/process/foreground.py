@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 from collections.abc import Callable, Sequence
 
@@ -13,6 +15,10 @@ from corral.process.report import Report
 FAILED = 125
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
+
+_NEEDED = 8
+"""Descriptors that a start takes for a moment."""
+_STREAMS = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
 _STATUS_OF_KIND = {"not_found": NOT_FOUND, "not_executable": NOT_EXECUTABLE}
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -31,9 +37,13 @@ async def run(
 ) -> int:
     """Run argv over this process's standard streams until its tree is gone; the exit status of the contract.
 
+    report_file: `-` is standard output. What names a descriptor of this process (/dev/stdout, /dev/fd/63) is written by
+    it, when all is over, and by nobody if it is killed: the reaper has descriptors of its own.
+
     TERM, INT and HUP end the tree; a second one takes away the grace. A HUP that was ignored at the start (nohup) stays
     ignored. `say` gets sentences for the person.
     """
+    descriptor = _own_descriptor(report_file) if report_file is not None else None
     ender = _Ender()
     ender.listen()
     try:
@@ -45,16 +55,18 @@ async def run(
             stderr=INHERIT,
             grace=grace,
             kill=kill,
-            report_file=report_file,
+            report_file=report_file if descriptor is None else None,
             state_dir=state_dir,
             tracker=tracker,
             prepared=ender.take,
         )
     except StartError as error:
         await ender.finish()
+        _write(error.report, descriptor, say)
         return _not_started(error, say)
     report = await job.ended()
     await ender.finish()
+    _write(report, descriptor, say)
     for notice in (*job.notices, *report.notes):
         say(notice)
     if not report.empty:
@@ -74,6 +86,41 @@ def _not_started(error: StartError, say: Callable[[str], None]) -> int:
         return 128 + signal.SIGTERM  # as if it had come a moment later, and ended the command
     say(str(error))
     return _STATUS_OF_KIND.get(error.kind, FAILED)
+
+
+def _own_descriptor(path: str) -> int | None:
+    """The descriptor of this process that a path names, or None for a file."""
+    if path in _STREAMS:
+        return _STREAMS[path]
+    for folder in ("/dev/fd/", "/proc/self/fd/"):
+        number = path.removeprefix(folder)
+        if number != path and number.isdecimal():
+            return int(number)
+    return None
+
+
+def _write(report: Report | None, descriptor: int | None, say: Callable[[str], None]) -> None:
+    if report is None or descriptor is None:
+        return
+    data = json.dumps(report.to_json(), indent=2).encode() + b"\n"
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:
+        say(f"the report could not be written to descriptor {descriptor}: {error.strerror}")
+
+
+def has_room() -> bool:
+    """Whether the event loop, a lifeline and a pipe for errors can be opened, beside what is open."""
+    opened: list[int] = []
+    try:
+        opened.extend(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(_NEEDED))
+    except OSError:
+        return False
+    finally:
+        for one in opened:
+            os.close(one)
+    return True
 
 
 class _Ender:

@@ -18,7 +18,7 @@ from corral.process import limits as resource_limits
 from corral.process import mark as marks
 from corral.process.ending import Ladder
 from corral.process.errors import JobError, StartError
-from corral.process.host import host_table
+from corral.process.host import host_table, why_unusable
 from corral.process.inherit import Inheritance, become_subreaper, stop_being_subreaper
 from corral.process.report import Report
 from corral.process.report import clear as clear_report
@@ -28,7 +28,7 @@ PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
 INHERIT = None
 
-TRACKERS = ("auto", "subreaper-scan", "portable")
+TRACKERS = ("auto", "subreaper", "subreaper-scan", "portable")
 
 _START_WITHIN = 30.0
 _REAPER_MARGIN = 10.0
@@ -115,8 +115,8 @@ class Job:
         grace, kill: seconds from TERM to KILL, and for the rounds of KILL before survivors are reported.
         report_file: where the reaper writes the report's JSON when the tree has ended, whether or not the supervisor
             lives to see it.
-        tracker: `auto`; `portable` to do as a host without subreapers must; `subreaper-scan` to do as one without
-            children files must.
+        tracker: `auto`; `subreaper` to start nothing where there is none; `portable` to do as a host without subreapers
+            must; `subreaper-scan` to do as one without children files must.
         limits: resource limits of the command and of all that it starts, by the names in `limits.NAMES`.
         job_id: a fresh `ledger.new_id()`, for a caller who must know it before the start.
         prepared: called with the job before anything is started, for a caller who may have to `end` it meanwhile. The
@@ -176,6 +176,11 @@ class Job:
         except StartError as error:
             job._never_started(error)
             raise
+        except OSError as error:
+            text = f"the job could not be set up ({error.strerror}): end some processes, or raise the limit"
+            failure = StartError("fork", text)
+            job._never_started(failure)
+            raise failure from error
         return job
 
     @property
@@ -509,6 +514,8 @@ def _check(argv: Sequence[str], env: Mapping[str, str], grace: float, kill: floa
 
 
 def _own_identity() -> Identity:
+    if (why := why_unusable()) is not None:
+        raise StartError("proc", f"no job can be held here: {why}")
     start_time = host_table().start_time(os.getpid())
     if start_time is None:
         # A record that does not know its supervisor would be taken for a dead one's, and its job ended by a sweep.

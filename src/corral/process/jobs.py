@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from corral.process import ledger, procfs
 from corral.process import mark as marks
-from corral.process.host import host_table
+from corral.process.errors import LedgerError
+from corral.process.host import host_table, why_unusable
 from corral.process.ledger import Entry
 from corral.process.table import Process, ProcessTable, account_name, find_living
 from corral.process.trackers import grow
@@ -61,8 +62,11 @@ def describe(process: Process, table: ProcessTable) -> dict[str, Any]:
 def live_jobs(state_dir: str | os.PathLike[str] | None = None) -> list[LiveJob]:
     """Every job of the ledger of which something lives or may live, oldest first.
 
-    Raises LedgerError for a ledger that is not this account's.
+    Raises LedgerError for a ledger that is not this
+    account's, and where the process table cannot be used.
     """
+    if (why := why_unusable()) is not None:
+        raise LedgerError(f"whose pids the records name cannot be said here: {why}")
     table = host_table()
     found: list[LiveJob] = []
     for entry in ledger.entries(os.path.abspath(state_dir or ledger.default_state_dir())):

@@ -7,6 +7,7 @@ it was started with, unless sudoers or PAM say otherwise.
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Mapping
 
 from corral.process.errors import StartError
@@ -20,8 +21,6 @@ _MOST = 2**63 - 1
 
 def check(limits: Mapping[str, object]) -> None:
     """Raise StartError of kind `limits` for what cannot be set, as far as this process can tell beforehand."""
-    import resource
-
     for name, value in limits.items():
         if name not in _KERNELS:
             raise StartError("limits", f"there is no limit named {name!r}: {', '.join(NAMES)} can be set")
@@ -43,7 +42,5 @@ def apply(limits: Mapping[str, int]) -> None:
     """
     if not limits:
         return
-    import resource
-
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, _KERNELS[name]), (value, value))

@@ -7,6 +7,7 @@ No failure of its own lets go of the tree: it stays, above what is left, for as 
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -88,6 +89,11 @@ class Reaper:
         except Exception as error:  # noqa: BLE001 - not let go: whatever the failure, what was started is ended
             self._note(error)
             self._cause = self._cause or "failure"
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                text = (
+                    f"the reaper may not open the files that it needs ({error.strerror}): raise the limit (ulimit -n)"
+                )
+                self.wire.send({"error": {"kind": "fork", "message": text}})
             if self._launch is None or not self._launch.running:
                 self.wire.send({"error": {"kind": "internal", "message": f"the reaper failed: {self._notes[-1]}"}})
         self._end()
@@ -96,7 +102,10 @@ class Reaper:
         self._ladder = Ladder(float(config["grace"]), float(config["kill"]))
         self._job_id = config["id"]
         self._report_file = config.get("report_file")
-        portable = config["tracker"] == "portable" or not prctl.set_child_subreaper(True)
+        subreaper = config["tracker"] != "portable" and prctl.set_child_subreaper(True)
+        if not subreaper and config["tracker"].startswith("subreaper"):
+            raise StartError("invalid", "this host has no subreapers: choose the tracker auto or portable")
+        portable = not subreaper
         request = Command(
             argv=config["argv"],
             user=config["user"],

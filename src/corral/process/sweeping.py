@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from corral.process import ledger
 from corral.process import mark as marks
 from corral.process.ending import Ending, Ladder
-from corral.process.host import host_table
+from corral.process.errors import LedgerError
+from corral.process.host import host_table, why_unusable
 from corral.process.ledger import Entry, Rejected
 from corral.process.report import Report
 from corral.process.signals import Signaller
@@ -76,8 +77,11 @@ class SweepResult(NamedTuple):
 def sweep(state_dir: str | os.PathLike[str] | None = None, *, ladder: Ladder | None = None) -> SweepResult:
     """End what dead supervisors left, and wait for it: each job by its own ladder, or by the one given.
 
-    Blocks for as long as that takes. Raises LedgerError for a ledger that is not this account's.
+    Blocks for as long as that takes. Raises LedgerError for a ledger that is not this account's, and where the process
+    table cannot be used.
     """
+    if (why := why_unusable()) is not None:
+        raise LedgerError(f"whose pids the records name cannot be said here: {why}")
     table = host_table()
     swept: list[Swept] = []
     live: list[Entry] = []
