@@ -106,6 +106,9 @@ class CodexPeer(Peer):
         match method:
             case None if number == "ask" and message.get("result", {}).get("decision") == "cancel":
                 self.complete("interrupted")
+            case None if number == "ask" and "error" in message:
+                self.say(message["error"]["message"])
+                self.complete()
             case None if number == "ask":
                 self.say(str(message.get("result", {}).get("decision")))
                 self.complete()
@@ -199,6 +202,9 @@ class ClaudePeer(Peer):
             case "control_response" if SCENE == "asks_before":
                 self.took(self.uuids[0])
                 talk(self)
+            case "control_response" if message["response"]["subtype"] == "error":
+                self.say(message["response"]["error"])
+                self.complete()
             case "control_response" if message["response"]["response"].get("interrupt"):
                 self.complete("interrupted")
             case "control_response":
@@ -417,6 +423,46 @@ def half_a_pair(peer: Peer) -> None:
         put({"type": "result", "result": "\ud83d", "user_message_uuids": peer.uuids})  # type: ignore[attr-defined]
 
 
+def two_halves(peer: Peer) -> None:
+    for piece in ("a\ud83d", "\ude00b", "\ud83d", "\ud83d\ude00", "\ude00\ud83d", "\ude00"):
+        peer.say(piece)
+    peer.think("\ud83d")
+    peer.say("c")
+    peer.think("\ude00")
+    peer.say("\ud83d")
+    peer.complete()
+
+
+def many_values(peer: Peer) -> None:
+    """Far more than is decoded, where it is used and where it is not, in a message that matters."""
+    many = "[" + "{}," * 400_000 + "{}]"
+    if ENGINE == "codex":
+        peer.tool("make it")
+        item = f'{{"type":"commandExecution","id":"t","status":"failed","exitCode":3,"more":{many}}}'
+        write(f'{{"method":"item/completed","params":{{"item":{item},"threadId":"thread","turnId":"{peer.turn_id}"}}}}')  # type: ignore[attr-defined]
+        error = f'{{"message":"the model is ill","additionalDetails":{many}}}'
+        turn = f'{{"id":"{peer.turn_id}","status":"failed","error":{error}}}'  # type: ignore[attr-defined]
+        write(f'{{"method":"turn/completed","params":{{"turn":{turn},"threadId":"thread"}}}}')
+    else:
+        peer.tool("make it")
+        result = '{"type":"tool_result","tool_use_id":"t","content":"Exit code 3","is_error":true}'
+        write(f'{{"type":"user","message":{{"content":[{result}]}},"tool_use_result":{many}}}')
+        write(f'{{"type":"assistant","message":{{"id":"m","content":{many}}}}}')
+        peer.complete("failed")
+
+
+def large_request(peer: Peer) -> None:
+    """A question that cannot be put, because it is cut."""
+    many = "[" + "{}," * 100_000 + "{}]"
+    peer.tool("make it")
+    if ENGINE == "codex":
+        params = f'{{"command":"x","more":{many}}}'
+        write(f'{{"id":"ask","method":"item/commandExecution/requestApproval","params":{params}}}')
+    else:
+        request = f'{{"subtype":"can_use_tool","tool_name":"Bash","input":{{"command":{many}}},"tool_use_id":"t"}}'
+        write(f'{{"type":"control_request","request_id":"ask","request":{request}}}')
+
+
 def odd_end(peer: Peer) -> None:
     peer.say("hello")
     if ENGINE == "codex":
@@ -504,6 +550,9 @@ SCENES: dict[str, Callable[[Peer], None]] = {
     "wordless": wordless,
     "half_a_pair": half_a_pair,
     "odd_end": odd_end,
+    "two_halves": two_halves,
+    "many_values": many_values,
+    "large_request": large_request,
     "too_long_done": too_long_done,
     "twice": twice,
     "stray": stray,

@@ -386,6 +386,34 @@ async def test_half_a_surrogate_pair_hides_no_end_of_a_turn(scene: Scene) -> Non
         assert events[-1] == TurnEnded("completed")
 
 
+async def test_a_letter_that_came_in_two_halves_is_one_letter_and_a_half_that_stays_alone_is_replaced(
+    scene: Scene,
+) -> None:
+    async with scene("two_halves", Limits(silence=5)) as backend:
+        events = await collect(backend, "go")
+    joined = "".join(event.delta for event in of(Text, events))
+    assert joined == "a\U0001f600b\ufffd\U0001f600\ufffd\U0001f600c\ufffd"
+    assert "".join(event.delta for event in of(Reasoning, events)) == "\U0001f600"
+    assert events[-1] == TurnEnded("completed")
+
+
+async def test_of_a_message_with_far_too_many_values_what_matters_is_read(scene: Scene) -> None:
+    async with scene("many_values", Limits(silence=20)) as backend:
+        events = await collect(backend, "go")
+    [tool] = of(ToolEnded, events)
+    assert (tool.status, tool.exit_code) == ("failed", 3)
+    assert events[-1].status == "failed"
+    assert "the model is ill" in events[-1].reason
+    assert len(events[-1].reason) < 1000
+
+
+async def test_a_request_that_is_too_large_to_be_read_is_refused_and_not_put_in_part(scene: Scene) -> None:
+    async with scene("large_request", Limits(silence=20)) as backend:
+        events = await collect(backend, "go", [Answer("accept")])
+    assert of(ApprovalRequested, events) == []
+    assert "too large" in text(events)
+
+
 async def test_a_turn_ends_whatever_else_its_last_line_holds(scene: Scene) -> None:
     async with scene("odd_end", Limits(silence=5)) as backend:
         assert (await collect(backend, "go"))[-1].status == "failed"

@@ -1,16 +1,19 @@
 """Below every backend: lines of any length, a feed with one end, the JSON of events, and a child's environment."""
 
 import asyncio
+import json
 import os
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.backends import feed as feed_module
-from corral.backends import forms
+from corral.backends import forms, oversize, pace, unicode
 from corral.backends.attachments import read_input
 from corral.backends.base import (
     ApprovalClosed,
@@ -32,6 +35,7 @@ from corral.backends.environment import child_environment
 from corral.backends.errors import InputError
 from corral.backends.feed import TurnFeed
 from corral.backends.jsonl import TooLong, read_lines
+from corral.backends.pace import Pace
 from corral.backends.turn import Clock
 from tests.harness.backends import check
 
@@ -55,6 +59,114 @@ async def test_a_line_over_the_bound_is_dropped_and_told_and_the_next_is_read() 
     lines = await lines_of([b"a\n", big, b"\nb\n", big])
     assert lines == [b"a", TooLong(200_000), b"b", TooLong(200_000)]
     assert [isinstance(line, TooLong) for line in lines] == [False, True, False, True]
+
+
+@pytest.fixture
+def always_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every look at the clock were a slice later."""
+    monkeypatch.setattr(pace, "SLICE", -1.0)
+
+
+async def rests_during(work: Coroutine[Any, Any, object]) -> int:
+    """How often another task had its turn meanwhile."""
+    count = 0
+
+    async def tick() -> None:
+        nonlocal count
+        while True:
+            await asyncio.sleep(0)
+            count += 1
+
+    ticking = asyncio.create_task(tick())
+    try:
+        await work
+    finally:
+        ticking.cancel()
+    return count
+
+
+HEAD, TAIL = b'{"method":"m","params":{"delta":"', b'","threadId":"t"}}'
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        b"x" * 4_000_000,
+        b"x" * 4_000_000 + rb"\ud83d",
+        b"\xff" * 1_000_000,
+        rb"\ud83d" * 100_000,
+        "\u00e4".encode() * 1_000_000,
+    ],
+    ids=["plain", "a half", "not UTF-8", "halves", "letters"],
+)
+@pytest.mark.usefixtures("always_rests")
+async def test_others_get_the_loop_while_a_large_line_is_read(middle: bytes) -> None:
+    line = HEAD + middle + TAIL
+    got: list[Any] = []
+
+    async def read() -> None:
+        reader = asyncio.StreamReader()
+        reader.feed_data(line)
+        reader.feed_eof()
+        got.extend([one async for one in read_lines(reader, decodable=True)])
+
+    assert await rests_during(read()) > len(line) / 65536 * 2
+    text = msgspec.json.decode(got[0])["params"]
+    assert text["threadId"] == "t"
+    assert text["delta"] == middle.decode(errors="replace").replace(r"\ud83d", "\ufffd")
+
+
+@pytest.mark.usefixtures("always_rests")
+async def test_others_get_the_loop_while_a_backlog_is_read() -> None:
+    async def lines() -> None:
+        await lines_of([b"x\n" * 100_000])
+
+    feed = TurnFeed()
+    feed.put(TurnStarted("1"))
+    for number in range(10_000):
+        feed.put(Text("x", str(number)))
+    feed.put(TurnEnded("completed"))
+    assert await rests_during(lines()) > 500
+    assert await rests_during(read_all(feed)) > 20
+
+
+JSON = st.recursive(
+    st.none() | st.integers(0, 99) | st.text(max_size=200),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=5), inner, max_size=6),
+    max_leaves=60,
+)
+
+
+@given(JSON, st.integers(0, 30), st.integers(40, 80), st.booleans())
+def test_what_is_left_of_a_large_line_is_json_and_keeps_its_shallow_part(
+    value: object, most_values: int, most_string: int, ascii_only: bool
+) -> None:
+    line = json.dumps({"a": {"deep": value, "b": 1}, "c": [2]}, ensure_ascii=ascii_only).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, number in (("MOST_VALUES", most_values), ("MOST_STRING", most_string), ("WINDOW", 7)):
+            patch.setattr(oversize, name, number)
+        cut = asyncio.run(oversize.cut(line, Pace()))
+    assert cut is not None
+    left = json.loads(cut.decode(errors="replace"))
+    if most_values < 3:
+        assert left["a"].keys() >= {"deep", "b"}
+    assert cut.count(b",") - line.count(b",") <= 0
+    if len(line) < most_string and most_values == 30 and line.count(b",") + line.count(b"{") + line.count(b"[") < 30:
+        assert cut == line
+
+
+HALVES = st.text(st.sampled_from(["a", "\\", '"', "u", "d", "\ud83d", "\ude00", "\U0001f600", "\u00e4"]), max_size=12)
+
+
+@given(HALVES, st.binary(max_size=3), st.integers(12, 30))
+def test_a_line_that_is_no_unicode_becomes_one_the_decoder_takes(said: str, odd: bytes, window: int) -> None:
+    odd = odd.replace(b'"', b"").replace(b"\\", b"").translate(None, bytes(range(32)))
+    line = json.dumps([said]).encode()[:-2] + odd + b'"]'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unicode, "WINDOW", window)
+        fit = asyncio.run(unicode.repaired(line, Pace()))
+    whole = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert msgspec.json.decode(fit) == [whole + odd.decode(errors="replace")]
 
 
 async def read_all(feed: TurnFeed) -> list[TurnEvent]:
@@ -135,6 +247,7 @@ class TestForms:
         "properties": {
             "name": {"type": "string", "title": "Name", "description": "yours"},
             "age": {"type": "integer"},
+            "weight": {"type": "number"},
             "sure": {"type": "boolean"},
             "one": {"type": "string", "enum": ["r", "g"], "enumNames": ["Red", "Green"]},
             "two": {"type": "string", "oneOf": [{"const": "a", "title": "Aye"}, {"const": "n", "title": "No"}]},
@@ -165,6 +278,9 @@ class TestForms:
         [
             ({}, "Name: yours needs an answer"),
             ({"name": ["Ada"], "age": ["old"]}, "'old' is not a whole number"),
+            ({"name": ["Ada"], "age": ["9" * 5000]}, "is not a whole number"),
+            ({"name": ["Ada"], "weight": ["nan"]}, "'nan' is not a number"),
+            ({"name": ["Ada"], "weight": ["1e999"]}, "'1e999' is not a number"),
             ({"name": ["Ada"], "sure": ["perhaps"]}, "'perhaps' is neither yes nor no"),
             ({"name": ["Ada"], "one": ["Blue"]}, "'Blue' is none of Red, Green"),
         ],

@@ -131,6 +131,29 @@ async def test_an_unknown_conversation_is_not_gone_on_with(start: Start) -> None
             await start(model, UNKNOWN)
 
 
+@pytest.mark.parametrize("damage", ["empty", "nul", "headless", "folder"])
+async def test_a_conversation_whose_file_is_damaged_is_gone_on_with_or_is_as_one_removed(
+    start: Start, tmp_path: Path, damage: str
+) -> None:
+    async with OfflineModel(Script([Turn(Say("one")), Turn(Say("two"))])) as model:
+        backend = await start(model)
+        await collect(backend, "a")
+        await backend.end()
+        [path] = (one for one in (tmp_path / "home").rglob("*.jsonl") if backend.conversation in one.name)
+        whole = path.read_bytes()
+        path.unlink()
+        if damage == "folder":
+            path.mkdir()
+        else:
+            headless = whole.partition(b"\n")[2]
+            path.write_bytes({"empty": b"", "nul": b"\0" * len(whole), "headless": headless}[damage])
+        try:
+            again = await start(model, backend.conversation)
+        except ResumeError:
+            return  # as for a file that was removed
+        assert text(await collect(again, "b")) == "two", "claude reads what is left of it"
+
+
 async def test_the_conversation_outlives_a_kill_in_the_middle_of_a_turn(start: Start) -> None:
     script = by_message(a=Turn(Say("one")), b=Turn(Run(WORK)), c=Turn(Say("three")))
     async with OfflineModel(script) as model:

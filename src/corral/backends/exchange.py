@@ -14,8 +14,24 @@ from corral.backends.errors import ConnectionEndedError
 
 log = logging.getLogger(__name__)
 
+TOLD_SKIPS = 10
 REQUEST_TIMEOUT = 30.0  # seconds for a reply, retries included
 WRITE_TIMEOUT = 10.0  # seconds that the engine may leave its input unread
+
+
+class Skipped:
+    """Tells the log what was skipped of an engine's output: the first few times, and then how often so far."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def note(self, what: str, *args: object) -> None:
+        """Something was skipped; `what` and `args` as for `logging`."""
+        self._count += 1
+        if self._count <= TOLD_SKIPS:
+            log.warning(f"skipped {what}", *args)  # noqa: G004 - `what` is a format of ours
+        elif self._count & (self._count - 1) == 0:
+            log.warning("skipped %d messages so far", self._count)
 
 
 class Exchange:

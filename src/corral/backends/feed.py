@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # A reader that lags this far behind gets its text in larger pieces, so that a flood of words takes no more memory than
 # the words; the wire must be read on meanwhile, or an interrupt would not get through.
 LAG = 1000
+AT_ONCE = 256  # events that are taken without a pause
 MAX_LAG_OUTPUT = 1 << 20  # characters of one tool's output that wait for a reader; what comes beyond is left out
 
 
@@ -45,6 +46,8 @@ class TurnFeed:
         self._arrived = asyncio.Event()
         self._parts: list[str] = []
         self._waiting = 0
+        self._taken = 0
+        """How many were taken since there was none."""
 
     def put(self, event: TurnEvent) -> bool:
         """Add an event, and whatever must come before it; False if it was dropped."""
@@ -64,9 +67,14 @@ class TurnFeed:
 
     async def get(self) -> TurnEvent:
         """The next event, when there is one; the turn's own limits bound how long that takes."""
+        if not self._events:
+            self._taken = 0
         while not self._events:
             self._arrived.clear()
             await self._arrived.wait()
+        self._taken += 1
+        if not self._taken % AT_ONCE:
+            await asyncio.sleep(0)  # a backlog would keep all others waiting
         if len(self._events) == 1:
             self._flush()
         return self._events.popleft()

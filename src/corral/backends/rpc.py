@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from corral.backends.errors import ConnectionEndedError, RequestError
-from corral.backends.exchange import REQUEST_TIMEOUT, Exchange
+from corral.backends.exchange import REQUEST_TIMEOUT, Exchange, Skipped
 from corral.backends.jsonl import TooLong, read_lines
+from corral.backends.unicode import Altered
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ RequestId: TypeAlias = int | str
 OVERLOADED = -32001  # the engine's queue is full: the same request may be sent again
 METHOD_NOT_FOUND = -32601
 INTERNAL_ERROR = -32603
+MOST_NAME = 100  # characters of a method in the log
 FIRST_RETRY, LAST_RETRY = 0.1, 2.0  # seconds
 
 
@@ -45,11 +47,11 @@ class Message(msgspec.Struct):
 class Handler(Protocol):
     """What the owner of a connection does with what the engine sends by itself."""
 
-    def on_notification(self, method: str, params: msgspec.Raw) -> None:
-        """Take a notification; it must not wait."""
+    def on_notification(self, method: str, params: msgspec.Raw, line: bytes) -> None:
+        """Take a notification, and the line that it came in; it must not wait."""
 
-    def on_too_long(self, size: int) -> None:
-        """Hear that a message of so many bytes was dropped."""
+    def on_lost(self, why: str) -> None:
+        """Hear that a message was dropped."""
 
     async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
         """Answer a request of the engine with a JSON value, or raise RequestError to refuse it."""
@@ -74,21 +76,26 @@ class RpcConnection:
         self._handler = handler
         self._sleep = sleep
         self._ids = itertools.count(1)
+        self._skipped = Skipped()
 
     async def run(self) -> None:
         """Read and dispatch until the end of the engine's output; then every open request fails."""
         decoder = msgspec.json.Decoder(Message)
         try:
-            async for line in read_lines(self._reader):
+            async for line in read_lines(self._reader, decodable=True):
                 if isinstance(line, TooLong):
-                    self._handler.on_too_long(line)
+                    self._handler.on_lost(f"a message of {line:,} bytes, more than is read")
                     continue
                 try:
                     message = decoder.decode(line)
                 except (ValueError, OverflowError, RecursionError) as error:
-                    log.warning("skipped a line of %d bytes that is no message: %s", len(line), error)
+                    self._skipped.note("a line of %d bytes that is not a message: %s", len(line), error)
                     continue
-                self._dispatch(message)
+                try:
+                    self._dispatch(message, line)
+                except Exception as error:  # whatever one message brings about, the engine is read on
+                    log.exception("a message of the engine could not be handled")
+                    self._handler.on_lost(f"a message that could not be handled: {error!r:.200}")
         finally:
             self.exchange.close()
 
@@ -114,24 +121,28 @@ class RpcConnection:
         """Send a notification without parameters."""
         await self.exchange.send({"method": method})
 
-    def _dispatch(self, message: Message) -> None:
+    def _dispatch(self, message: Message, line: bytes) -> None:
         if message.method is not None and message.id is not None:
-            self.exchange.answer(message.id, self._answer(message.id, message.method, message.params))
+            # Of one that was cut nobody can tell what it asks for.
+            params = None if isinstance(line, Altered) and line.cut else message.params
+            self.exchange.answer(message.id, self._answer(message.id, message.method, params))
         elif message.method is not None:
-            self._handler.on_notification(message.method, message.params)
+            self._handler.on_notification(message.method, message.params, line)
         elif message.id is not None and message.error is not None:
             self.exchange.settle(message.id, RequestError("request", message.error.code, message.error.message))
         elif message.id is not None:
             self.exchange.settle(message.id, message.result)
 
-    async def _answer(self, request_id: RequestId, method: str, params: msgspec.Raw) -> None:
+    async def _answer(self, request_id: RequestId, method: str, params: msgspec.Raw | None) -> None:
         reply: dict[str, Any]
         try:
+            if params is None:
+                raise RequestError(method, INTERNAL_ERROR, "the request is too large for this client")
             reply = {"result": await self._handler.on_request(request_id, method, params)}
         except RequestError as error:
             reply = {"error": {"code": error.code, "message": error.reason}}
         except Exception as error:  # noqa: BLE001 - whatever fails in answering, the engine waits until it is answered
-            log.warning("could not answer %s: %r", method, error)
+            log.warning("could not answer %s: %r", method[:MOST_NAME], error)
             reply = {"error": {"code": INTERNAL_ERROR, "message": f"the client could not answer {method}"}}
         try:
             await self.exchange.send({"id": request_id, **reply})

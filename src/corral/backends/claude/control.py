@@ -12,8 +12,9 @@ import msgspec
 
 from corral.backends.claude import wire
 from corral.backends.errors import ConnectionEndedError, RefusedError
-from corral.backends.exchange import REQUEST_TIMEOUT, Exchange
+from corral.backends.exchange import REQUEST_TIMEOUT, Exchange, Skipped
 from corral.backends.jsonl import TooLong, read_lines
+from corral.backends.unicode import Altered
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,8 @@ class Handler(Protocol):
     def on_line(self, head: wire.Head, line: bytes) -> None:
         """Take a line that is no control message; it must not wait. msgspec.DecodeError: it is skipped."""
 
-    def on_too_long(self, size: int) -> None:
-        """Hear that a line of so many bytes was dropped."""
+    def on_lost(self, why: str) -> None:
+        """Hear that a line was dropped."""
 
     async def on_request(self, request_id: str, request: msgspec.Raw) -> object:
         """Answer a control request of claude with a JSON value, or raise RefusedError."""
@@ -38,19 +39,23 @@ class ControlConnection:
         self.exchange = Exchange(writer)
         self._reader = reader
         self._handler = handler
+        self._skipped = Skipped()
 
     async def run(self) -> None:
         """Read and dispatch until the end of claude's output; then every open request fails."""
         heads = msgspec.json.Decoder(wire.Head)
         try:
-            async for line in read_lines(self._reader):
+            async for line in read_lines(self._reader, decodable=True):
                 if isinstance(line, TooLong):
-                    self._handler.on_too_long(line)
+                    self._handler.on_lost(f"a line of {line:,} bytes, more than is read")
                     continue
                 try:
                     self._dispatch(heads.decode(line), line)
                 except (ValueError, OverflowError, RecursionError) as error:
-                    log.warning("skipped a line of %d bytes that is not as expected: %s", len(line), error)
+                    self._skipped.note("a line of %d bytes that is not as expected: %s", len(line), error)
+                except Exception as error:  # whatever one line brings about, claude is read on
+                    log.exception("a line of claude could not be handled")
+                    self._handler.on_lost(f"a line that could not be handled: {error!r:.200}")
         finally:
             self.exchange.close()
 
@@ -77,15 +82,19 @@ class ControlConnection:
                 self.exchange.settle(reply.request_id, RefusedError(reply.error) if failed else reply.response)
             case "control_request":
                 request = msgspec.json.decode(line, type=wire.RequestLine)
-                self.exchange.answer(request.request_id, self._answer(request))
+                # Of one that was cut nobody can tell what it asks for.
+                is_cut = isinstance(line, Altered) and line.cut
+                self.exchange.answer(request.request_id, self._answer(request, is_cut=is_cut))
             case "control_cancel_request":
                 self.exchange.drop(msgspec.json.decode(line, type=wire.RequestLine).request_id)
             case _:
                 self._handler.on_line(head, line)
 
-    async def _answer(self, request: wire.RequestLine) -> None:
+    async def _answer(self, request: wire.RequestLine, *, is_cut: bool) -> None:
         reply: Mapping[str, Any]
         try:
+            if is_cut:
+                raise RefusedError("the request is too large for this client")
             reply = {
                 "subtype": "success",
                 "response": await self._handler.on_request(request.request_id, request.request),

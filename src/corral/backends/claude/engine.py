@@ -134,8 +134,8 @@ class ClaudeEngine:
         if self._sorter is not None:
             self._sorter.take(head, line)
 
-    def on_too_long(self, size: int) -> None:
-        self._host.spoil(f"claude wrote a line of {size:,} bytes, more than is read")
+    def on_lost(self, why: str) -> None:
+        self._host.spoil(f"claude wrote {why}")
 
     async def on_request(self, request_id: str, request: msgspec.Raw) -> object:
         declined = self._sorter.declined if self._sorter is not None else set()

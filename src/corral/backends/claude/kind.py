@@ -20,7 +20,12 @@ STREAM_JSON = (
     *("--permission-prompt-tool", "stdio"),
 )
 
-UNKNOWN_CONVERSATION = ("No conversation found", "--resume requires a valid session ID")
+# The last: a folder in the place of the file.
+UNKNOWN_CONVERSATION = (
+    "No conversation found",
+    "--resume requires a valid session ID",
+    "Failed to resume session: EISDIR",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import msgspec
 from corral.backends.base import Notice, Reasoning, Text, ToolStarted, ToolStatus, TurnEnded
 from corral.backends.claude import tools, wire
 from corral.backends.numbers import usage
+from corral.backends.unicode import REPLACEMENT, Joiner
 
 if TYPE_CHECKING:
     from corral.backends.base import Usage
@@ -37,6 +38,7 @@ class Sorter:
         self._failure = ""
         self._last_end: TurnEnded | None = None
         self._filled = 0
+        self._joiner = Joiner()
         self._stream = msgspec.json.Decoder(wire.StreamLine)
         self._known: dict[str, Callable[[bytes], None]] = {
             "stream_event": self._on_stream,
@@ -90,7 +92,14 @@ class Sorter:
             return
         if not self._said and result.result and not result.is_error:
             self._turn.put(Text(result.result))  # a command of claude's own, like /cost
+        self._put_halves()
         self._turn.end(end)
+
+    def _put_halves(self) -> None:
+        """The halves of letters that stayed alone."""
+        for kind, message_id in self._joiner.rest():
+            if kind is Text:
+                self._turn.put(Text(REPLACEMENT, message_id))
 
     def _end(self, result: wire.Result) -> TurnEnded:
         if not result.is_error:
@@ -122,7 +131,7 @@ class Sorter:
         self._turn.touch()
         match event.type:
             case "content_block_delta":
-                self._on_delta(event)
+                self._on_delta(event, line)
             case "content_block_start":
                 self._streamed = 0
             case "message_start" if event.message is not None:
@@ -131,13 +140,16 @@ class Sorter:
             case "message_delta":
                 self._count(event.usage)
 
-    def _on_delta(self, event: wire.StreamEvent) -> None:
+    def _on_delta(self, event: wire.StreamEvent, line: bytes) -> None:
         piece = event.delta.text or event.delta.thinking
         if piece:
+            kind = Text if event.delta.text else Reasoning
+            message_id = f"{self._message}/{event.index}"
+            piece = self._joiner.join(piece, (kind, message_id), line)
             self._streamed += len(piece)
             self._said = True
-            kind = Text if event.delta.text else Reasoning
-            self._turn.put(kind(piece, f"{self._message}/{event.index}"))
+            if piece:
+                self._turn.put(kind(piece, message_id))
 
     def _count(self, usage: wire.TokenCount | None) -> None:
         if usage is not None and (read := _read(usage)):
@@ -161,6 +173,7 @@ class Sorter:
         kind, whole = (Text, block.text) if block.type == "text" else (Reasoning, block.thinking)
         rest = whole[self._streamed :]
         self._streamed = 0
+        self._joiner.rest()  # halves of letters, which are in the whole
         if rest:
             self._said = True
             self._turn.put(kind(rest, f"{message_id}/"))

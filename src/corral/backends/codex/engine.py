@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,8 @@ from corral.backends.codex import limits, requests, wire
 from corral.backends.codex.sorting import Sorter
 from corral.backends.engine import Opened
 from corral.backends.errors import BackendError, RefusedError, RequestError, ResumeError
-from corral.backends.rpc import RequestId, RpcConnection
+from corral.backends.exchange import Skipped
+from corral.backends.rpc import MOST_NAME, RequestId, RpcConnection
 
 if TYPE_CHECKING:
     import asyncio
@@ -29,8 +31,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WARNINGS = ("warning", "guardianWarning", "configWarning", "deprecationNotice")
-# What codex says of a thread that it does not know (0.125 to 0.169); anything else may be mended.
+# What codex says of a thread that it does not know, or whose file is damaged (0.125 to 0.171).
 UNKNOWN_CONVERSATION = ("no rollout found", "invalid thread id", "invalid session id")
+DAMAGED_CONVERSATION = ("failed to read thread", "failed to read session metadata", "failed to load rollout")
+# A file that cannot be read now may be readable later: a permission, a full table of descriptors. A folder stays one.
+PASSING_FAULT = re.compile(r"\(os error (?!21\))")
+MOST_REASON = 300  # characters of a refusal; codex names the file several times, and the cause last
 OPEN_TIMEOUT = 120.0  # seconds; whoever starts the engine waits for less
 INTERRUPT_ANSWER = 1.0  # seconds
 # Of no use here, and sent for every change of a file.
@@ -54,6 +60,7 @@ class CodexEngine:
         self._nonce = uuid.uuid4().hex[:12]
         self._efforts: set[str] | None = None
         self._sorter: Sorter | None = None
+        self._skipped = Skipped()
 
     @property
     def at_work(self) -> bool:
@@ -128,7 +135,7 @@ class CodexEngine:
 
     # What codex sends by itself (corral.backends.rpc.Handler).
 
-    def on_notification(self, method: str, params: msgspec.Raw) -> None:
+    def on_notification(self, method: str, params: msgspec.Raw, line: bytes) -> None:
         """Sort it; a message that is not as expected is logged and skipped."""
         try:
             if method in WARNINGS:
@@ -140,12 +147,12 @@ class CodexEngine:
                 for warning in limits.warnings(msgspec.json.decode(params, type=wire.RateLimitsNote)):
                     self._host.notice(warning)
             elif self._sorter is not None:
-                self._sorter.take(method, params)
+                self._sorter.take(method, params, line)
         except (ValueError, OverflowError, RecursionError) as error:
-            log.warning("skipped a %s that is not as expected: %s", method, error)
+            self._skipped.note("a %s that is not as expected: %s", method[:MOST_NAME], error)
 
-    def on_too_long(self, size: int) -> None:
-        self._host.spoil(f"codex wrote a message of {size:,} bytes, more than is read")
+    def on_lost(self, why: str) -> None:
+        self._host.spoil(f"codex wrote {why}")
 
     async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
         title_of = self._sorter.title_of if self._sorter is not None else str
@@ -174,9 +181,16 @@ class CodexEngine:
         try:
             return _decode(await self._rpc.request(method, params, timeout=OPEN_TIMEOUT), wire.ThreadOpened)
         except RequestError as error:
-            reason = f"codex cannot go on with the conversation {opening.conversation}: {error.reason}"
-            unknown = any(words in error.reason for words in UNKNOWN_CONVERSATION)
-            raise (ResumeError if unknown else BackendError)(reason) from error
+            cause = error.reason if len(error.reason) <= MOST_REASON else f"…{error.reason[-MOST_REASON:]}"
+            reason = f"codex cannot go on with the conversation {opening.conversation}: {cause}"
+            raise (ResumeError if _is_lost(error.reason) else BackendError)(reason) from error
+
+
+def _is_lost(reason: str) -> bool:
+    """Whether no later try can go on with the conversation."""
+    if any(words in reason for words in UNKNOWN_CONVERSATION):
+        return True
+    return any(words in reason for words in DAMAGED_CONVERSATION) and PASSING_FAULT.search(reason) is None
 
 
 def _as_input(message: Message) -> list[dict[str, Any]]:

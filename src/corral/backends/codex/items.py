@@ -9,6 +9,7 @@ import msgspec
 from corral.backends.base import Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus, TurnEvent
 from corral.backends.codex import wire
 from corral.backends.numbers import exit_code
+from corral.backends.unicode import REPLACEMENT, Joiner
 
 OUTPUT_TAIL = 4000  # characters of a command's output that an event carries
 
@@ -29,20 +30,27 @@ class ItemReader:
 
     titles: dict[str, str] = field(default_factory=dict)
     _streamed: dict[str, int] = field(default_factory=dict)
+    _joiner: Joiner = field(default_factory=Joiner)
 
-    def text(self, note: wire.Delta) -> TurnEvent:
+    def text(self, note: wire.Delta, line: bytes) -> TurnEvent:
         """A piece of a message."""
-        self._count(note)
-        return Text(note.delta, note.item_id)
+        delta = self._joiner.join(note.delta, (Text, note.item_id), line)
+        self._count(note.item_id, delta)
+        return Text(delta, note.item_id)
 
-    def reasoning(self, note: wire.Delta) -> TurnEvent:
+    def reasoning(self, note: wire.Delta, line: bytes) -> TurnEvent:
         """A piece of a thought."""
-        self._count(note)
-        return Reasoning(note.delta, note.item_id)
+        delta = self._joiner.join(note.delta, (Reasoning, note.item_id), line)
+        self._count(note.item_id, delta)
+        return Reasoning(delta, note.item_id)
 
-    def output(self, note: wire.Delta) -> TurnEvent:
+    def output(self, note: wire.Delta, line: bytes) -> TurnEvent:
         """A piece of what a command prints."""
-        return ToolOutput(note.item_id, note.delta)
+        return ToolOutput(note.item_id, self._joiner.join(note.delta, (ToolOutput, note.item_id), line))
+
+    def halves(self) -> list[TurnEvent]:
+        """At the end of the turn: the halves of letters that stayed alone."""
+        return [Text(REPLACEMENT, item_id) for kind, item_id in self._joiner.rest() if kind is Text]
 
     def started(self, item: msgspec.Raw) -> TurnEvent | None:
         """A tool that begins; None for all else. Raises msgspec.DecodeError."""
@@ -59,6 +67,7 @@ class ItemReader:
         match head.type:
             case "agentMessage":
                 # The completed item is authoritative: a provider may stream nothing, or a part.
+                self._joiner.forget((Text, head.id))
                 rest = msgspec.json.decode(item, type=wire.AgentMessage).text[self._streamed.pop(head.id, 0) :]
                 return Text(rest, head.id) if rest else None
             case "reasoning":
@@ -73,8 +82,8 @@ class ItemReader:
         status = _status(tool)
         return ToolEnded(head.id, tool.kind, tool.title, status, tool.exit_code, tool.output[-OUTPUT_TAIL:])
 
-    def _count(self, note: wire.Delta) -> None:
-        self._streamed[note.item_id] = self._streamed.get(note.item_id, 0) + len(note.delta)
+    def _count(self, item_id: str, delta: str) -> None:
+        self._streamed[item_id] = self._streamed.get(item_id, 0) + len(delta)
 
 
 def _as_reasoning(thought: wire.Thought, item_id: str) -> TurnEvent | None:

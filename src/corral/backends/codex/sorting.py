@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_DETAILS = 500  # characters
 STATUSES: dict[str, TurnStatus] = {"completed": "completed", "interrupted": "interrupted", "failed": "failed"}
 
 
@@ -33,8 +34,8 @@ class Sorter:
         self.counted = counted
         """All the tokens of the conversation that were told so far."""
         # The reply that names the turn and what follows it may come in one read: the id is taken up a moment later.
-        self._early: list[tuple[str, msgspec.Raw]] = []
-        self._known: dict[str, Callable[[msgspec.Raw], None]] = {
+        self._early: list[tuple[str, msgspec.Raw, bytes]] = []
+        self._known: dict[str, Callable[[msgspec.Raw, bytes], None]] = {
             "turn/started": self._on_started,
             "turn/completed": self._on_completed,
             "item/started": self._on_item_started,
@@ -58,28 +59,28 @@ class Sorter:
             return
         self._turn.begin(turn_id)
         early, self._early = self._early, []
-        for method, params in early:
-            self.take(method, params)
+        for method, params, line in early:
+            self.take(method, params, line)
 
-    def take(self, method: str, params: msgspec.Raw) -> None:
-        """Sort a notification. Raises msgspec.DecodeError for one that is not as expected."""
+    def take(self, method: str, params: msgspec.Raw, line: bytes) -> None:
+        """Sort a notification that came in `line`. Raises msgspec.DecodeError for one that is not as expected."""
         sort = self._known.get(method)
         if sort is None or self._turn.over:
             return
         if self._turn.id is None and method != "turn/started":
-            self._early.append((method, params))
+            self._early.append((method, params, line))
             return
-        sort(params)
+        sort(params, line)
 
     def _is_mine(self, note: wire.TurnHead) -> bool:
         return note.thread_id == self._thread_id and note.turn_id == self._turn.id
 
-    def _on_started(self, params: msgspec.Raw) -> None:
+    def _on_started(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.TurnNote)
         if note.thread_id == self._thread_id:
             self.begin(note.turn.id)
 
-    def _on_completed(self, params: msgspec.Raw) -> None:
+    def _on_completed(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.TurnNote)
         if note.thread_id != self._thread_id or note.turn.id != self._turn.id:
             return
@@ -89,29 +90,31 @@ class Sorter:
             reason = _explain(note.turn.error) or self._failure or f"codex gave no reason (status {note.turn.status})"
         elif status == "interrupted":
             reason = "codex stopped the turn by itself"
+        for event in self._items.halves():
+            self._turn.put(event)
         self._turn.end(TurnEnded(status, reason))
 
-    def _on_text(self, params: msgspec.Raw) -> None:
+    def _on_text(self, params: msgspec.Raw, line: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.Delta)
         if self._is_mine(note):
-            self._turn.put(self._items.text(note))
+            self._turn.put(self._items.text(note, line))
 
-    def _on_reasoning(self, params: msgspec.Raw) -> None:
+    def _on_reasoning(self, params: msgspec.Raw, line: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.Delta)
         if self._is_mine(note):
-            self._turn.put(self._items.reasoning(note))
+            self._turn.put(self._items.reasoning(note, line))
 
-    def _on_output(self, params: msgspec.Raw) -> None:
+    def _on_output(self, params: msgspec.Raw, line: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.Delta)
         if self._is_mine(note):
-            self._turn.put(self._items.output(note))
+            self._turn.put(self._items.output(note, line))
 
-    def _on_item_started(self, params: msgspec.Raw) -> None:
+    def _on_item_started(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.ItemNote)
         if self._is_mine(note):
             self._put(self._items.started(note.item))
 
-    def _on_item_completed(self, params: msgspec.Raw) -> None:
+    def _on_item_completed(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.ItemNote)
         if self._is_mine(note):
             self._put(self._items.completed(note.item))
@@ -122,7 +125,7 @@ class Sorter:
         else:
             self._turn.touch()
 
-    def _on_usage(self, params: msgspec.Raw) -> None:
+    def _on_usage(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.UsageNote)
         if self._is_mine(note):
             last, total = note.token_usage.last, note.token_usage.total
@@ -134,13 +137,13 @@ class Sorter:
                 usage(last.input_tokens, last.cached_input_tokens, last.output_tokens, last.total_tokens, window)
             )
 
-    def _on_rerouted(self, params: msgspec.Raw) -> None:
+    def _on_rerouted(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.Rerouted)
         if self._is_mine(note):
             why = f" ({note.reason})" if note.reason else ""
             self._turn.put(Notice(f"codex went on with {note.to_model} in the place of {note.from_model}{why}"))
 
-    def _on_error(self, params: msgspec.Raw) -> None:
+    def _on_error(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.ErrorNote)
         if not self._is_mine(note):
             return
@@ -153,4 +156,7 @@ class Sorter:
 def _explain(error: wire.TurnError | None) -> str:
     if error is None:
         return ""
-    return f"{error.message} ({error.additional_details})" if error.additional_details else error.message
+    details = str(error.additional_details or "")
+    if len(details) > MOST_DETAILS:
+        details = f"{details[:MOST_DETAILS]}…"
+    return f"{error.message} ({details})" if details else error.message
