@@ -67,7 +67,8 @@ async def test_the_file_and_its_folder_are_its_owners_alone(store: Store, tmp_pa
 
 
 async def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
-    tmp_path.joinpath("corral.db").touch(0o644)
+    await (await Store.open(tmp_path)).aclose()
+    tmp_path.joinpath("corral.db").chmod(0o644)
     await (await Store.open(tmp_path)).aclose()
     assert tmp_path.joinpath("corral.db").stat().st_mode & 0o777 == 0o600
 

@@ -106,7 +106,7 @@ async def test_another_programs_database_is_refused(folder: Path) -> None:
 
 
 def test_a_database_that_another_process_is_just_making_is_no_other_programs(folder: Path) -> None:
-    database.make(folder / "corral.db")
+    folder.mkdir()
     with connected(folder) as connection, connected(folder) as other:
         connection.execute("pragma journal_mode = wal")
         other.execute("pragma busy_timeout = 0")

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import errno
 import os
 import sqlite3
 import stat
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -32,6 +35,20 @@ AGAIN = 0.5
 """Seconds for either, once it was waited for in vain, until the store answers again: one turn waits, and not each."""
 FAREWELL = 5.0
 """Seconds that closing may take; well within the shutdown of a service."""
+CHECK = 2.0
+"""Seconds for looking for damage when the file is opened; a large file is checked as far as that goes."""
+_CHECK_STEPS = 10_000
+"""Instructions of SQLite's virtual machine between two looks at the clock."""
+_UNFINISHED = ".corral-store-"
+_UNFINISHED_AGE = 3600.0  # seconds
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+"""What file systems without hard links answer."""
+
+
+DAMAGED = (
+    "it is damaged: move it out of the way together with its -wal and -shm, or put back a copy;"
+    " without one a new store is begun"
+)
 
 
 class StoreError(Exception):
@@ -50,17 +67,20 @@ class Database:
         self._orders: SimpleQueue[Order | None] = SimpleQueue()
         self._closing: concurrent.futures.Future[None] | None = None
         self._thread = Thread(target=_work, args=(self._orders,), name=f"store {path}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise StoreError(f"{path} cannot be had: the host refuses another thread ({error})") from None
         self._answers = True
         self._connection: sqlite3.Connection | None = None  # the thread's own, and so is the next
         self._held = False
 
     @classmethod
-    async def open(cls, path: Path, prepare: Work[None]) -> Database:
-        """Open the file, which is made if it is missing, and run `prepare` on it first of all. Raises StoreError."""
+    async def open(cls, path: Path, create: Work[None], prepare: Work[None]) -> Database:
+        """Open the file and run `prepare` on it first of all; a missing one is made by `create`. Raises StoreError."""
         database = cls(path)
         try:
-            await database._answer(database._order(partial(database._connect, prepare)))
+            await database._answer(database._order(partial(database._connect, create, prepare)))
         except BaseException:
             database._close(lambda _connection: None)
             raise
@@ -121,11 +141,13 @@ class Database:
         except (OverflowError, UnicodeError) as error:
             raise StoreError(f"{self.path} cannot hold a value: {error}") from error
 
-    def _connect(self, prepare: Work[None]) -> None:
-        make(self.path)
+    def _connect(self, create: Work[None], prepare: Work[None]) -> None:
+        make(self.path, create)
         connection = connect(str(self.path))
         try:
             _set_up(connection)
+            if fault := damage(connection):
+                raise StoreError(f"{self.path}: {DAMAGED} ({fault})")
             prepare(connection)
         except BaseException:
             connection.close()
@@ -192,10 +214,37 @@ def connect(where: str, *, uri: bool = False) -> sqlite3.Connection:
     return sqlite3.connect(where, uri=uri, timeout=BUSY, isolation_level=None)
 
 
-def make(path: Path) -> None:
-    """The file for its owner alone, and its folder if that is missing. Raises OSError, StoreError."""
+def damage(connection: sqlite3.Connection, seconds: float = CHECK) -> str:
+    """The first damage that SQLite finds in the file; empty if it finds none, or none in that time.
+
+    Raises sqlite3.Error for a file that cannot be read at all.
+    """
+    deadline = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, _CHECK_STEPS)
+    try:
+        (found,) = connection.execute("pragma quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            return ""
+        raise
+    finally:
+        connection.set_progress_handler(None, 0)
+    return "" if found == "ok" else str(found)
+
+
+def refuse_empty(path: Path) -> None:
+    """Raise StoreError for a file that lost its content: a new one is never empty. Raises OSError."""
+    if path.stat().st_size == 0:
+        raise StoreError(f"{path} is empty, which no store is: put back a copy, or remove it to begin anew")
+
+
+def make(path: Path, create: Work[None]) -> None:
+    """The file for its owner alone, and its folder if that is missing. Raises OSError, StoreError, sqlite3.Error."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    _remove_unfinished(path.parent)
+    if not os.path.lexists(path):
+        _make_new(path, create)
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -211,6 +260,52 @@ def make(path: Path) -> None:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
+    refuse_empty(path)
+
+
+def _make_new(path: Path, create: Work[None]) -> None:
+    """Make the file complete under another name first: an empty or half-made one under its own is damage."""
+    _refuse_left_log(path)
+    descriptor, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=path.parent)
+    os.close(descriptor)
+    fresh = Path(name)
+    try:
+        with closing(connect(name)) as connection:
+            create(connection)
+        if os.geteuid() == 0:
+            folder = path.parent.stat()
+            os.chown(fresh, folder.st_uid, folder.st_gid)
+        _publish(fresh, path)
+    finally:
+        for leftover in (fresh, Path(f"{name}-journal")):
+            leftover.unlink(missing_ok=True)
+
+
+def _publish(fresh: Path, path: Path) -> None:
+    # A link and not a rename: another process may have made one meanwhile, and use it.
+    try:
+        path.hardlink_to(fresh)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        fresh.rename(path)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what processes left that were killed while they made a new file."""
+    for file in folder.glob(f"{_UNFINISHED}*"):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > _UNFINISHED_AGE:
+                file.unlink()
+
+
+def _refuse_left_log(path: Path) -> None:
+    """SQLite would replay a log that was left behind into a file that it does not belong to."""
+    log = Path(f"{path}-wal")
+    if log.exists() and log.stat().st_size and not path.exists():
+        raise StoreError(f"{path} is gone, and its log {log} is still there: put the file back, or move the log away too")
 
 
 def _set_up(connection: sqlite3.Connection) -> None:
@@ -237,7 +332,7 @@ def sentence(path: Path, error: sqlite3.Error) -> str:
         sqlite3.SQLITE_PERM: "it may not be opened: look at its owner and its mode",
         sqlite3.SQLITE_AUTH: "it may not be opened: look at its owner and its mode",
         sqlite3.SQLITE_CANTOPEN: "it cannot be opened: look at the owner and the mode of it and of its folder",
-        sqlite3.SQLITE_CORRUPT: "it is damaged: move it out of the way, or put back a copy; a new one is made",
+        sqlite3.SQLITE_CORRUPT: DAMAGED,
         sqlite3.SQLITE_NOTADB: "it is damaged, or no database: move it out of the way, or put back a copy",
         sqlite3.SQLITE_BUSY: "another program holds it, for seconds on end: is somebody looking into it by hand?",
         sqlite3.SQLITE_IOERR: "its disk failed, or is full: look at the kernel's log, and make room",

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from corral.process.report import SURVIVORS
 from corral.service import instances
-from corral.service.database import StoreError, connect, sentence
+from corral.service.database import StoreError, connect, refuse_empty, sentence
 from corral.service.rows import BACKEND, CONVERSATION, REPORT, TURN, BackendRow, ConversationRow, ReportRow, TurnRow
 from corral.service.rows import report_row as _report
 from corral.service.schema import LADDER, SchemaError, version_of
@@ -84,7 +84,7 @@ def _unknown(connection: sqlite3.Connection, person: str | None, limit: int) -> 
 def _ask(state_dir: Path, find: Callable[[sqlite3.Connection], T], nothing: T) -> T:
     path = state_dir.absolute() / FILE
     try:
-        path.stat()
+        refuse_empty(path)
     except (FileNotFoundError, NotADirectoryError):
         return nothing
     except OSError as error:

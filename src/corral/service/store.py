@@ -78,14 +78,17 @@ class Store:
         path = Path(state_dir).absolute() / FILE
         registered: list[str] = []
 
-        def prepare(connection: sqlite3.Connection) -> None:
+        def bring_up_to_date(connection: sqlite3.Connection) -> None:
             try:
                 migrate(connection)
             except SchemaError as error:
                 raise StoreError(f"{path} {error}") from error
+
+        def prepare(connection: sqlite3.Connection) -> None:
+            bring_up_to_date(connection)
             registered.append(transaction(connection, lambda inside: instances.register(inside, what)))
 
-        database = await Database.open(path, prepare)
+        database = await Database.open(path, bring_up_to_date, prepare)
         return cls(database, registered[0])
 
     async def aclose(self) -> None:
