@@ -74,7 +74,7 @@ async def test_history_shows_conversations_with_their_turns(tmp_path: Path) -> N
     assert lines[0] == f"{anna}  anna  codex  m1  /srv/work  a word of anna"
     assert "completed" in lines[1]
     assert "12,345 in (10,000 cached), 200 out, $0.50" in lines[1]
-    assert "running" in lines[2]
+    assert "cut" in lines[2], "its program has left"
     assert lines[3].startswith(ben)
     assert "failed" in lines[4]
     assert lines[4].endswith("it broke")
@@ -85,13 +85,27 @@ async def test_history_is_data_for_programs(tmp_path: Path) -> None:
     anna, ben = await lived(tmp_path)
     both = told("history", "--state-dir", tmp_path)["conversations"]
     assert [one["id"] for one in both] == [anna, ben]
-    assert [turn["state"] for turn in both[0]["turns"]] == ["completed", "running"]
+    assert [turn["state"] for turn in both[0]["turns"]] == ["completed", "cut"]
     turn = both[1]["turns"][0]
     assert (turn["input_tokens"], turn["cached_input_tokens"], turn["output_tokens"]) == (12345, 10000, 200)
     assert (turn["cost"], turn["reason"], turn["model"]) == (0.5, "it broke", "m1")
     assert 0 <= turn["seconds"] < 60
     assert [one["id"] for one in told("history", "--state-dir", tmp_path, "--person", "ben")["conversations"]] == [ben]
     assert [one["id"] for one in told("history", "--state-dir", tmp_path, "--limit", 1)["conversations"]] == [anna]
+
+
+async def test_a_turn_of_a_dead_program_is_cut_also_before_the_next_start_has_marked_it(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path)
+    row = await store.new_conversation("anna", "codex", "")
+    await store.turn_began(row.id, "anna")
+    states = []
+    for _ in range(2):
+        (conversation,) = told("history", "--state-dir", tmp_path)["conversations"]
+        states += [(turn["state"], turn["seconds"]) for turn in conversation["turns"]]
+        with closing(sqlite3.connect(tmp_path / "corral.db")) as connection, connection:
+            connection.execute("update instances set start_time = start_time + 1")  # its pid is another's now
+    await store.aclose()
+    assert states == [("running", None), ("cut", None)]
 
 
 async def test_of_a_turn_that_was_cut_nobody_knows_how_long_it_took(tmp_path: Path) -> None:
@@ -173,3 +187,7 @@ async def test_a_store_that_cannot_be_read_is_an_error_with_a_sentence(tmp_path:
     damaged = corral("reports", "--state-dir", tmp_path)
     assert damaged.exit_code == 1
     assert "it is damaged" in damaged.stderr
+    (tmp_path / "corral.db").write_bytes(b"")
+    empty = corral("history", "--state-dir", tmp_path)
+    assert (empty.exit_code, empty.stdout) == (1, "")
+    assert "corral.db is empty, which no store is" in empty.stderr

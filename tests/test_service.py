@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def alive(pid: int) -> bool:
     with suppress(ProcessLookupError, FileNotFoundError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def spoil(folder: Path) -> None:
+    """Take away what every question to the store needs."""
+    with closing(sqlite3.connect(folder / "state" / "corral.db")) as connection:
+        for table in ("turns", "conversations", "backends", "channels"):
+            connection.execute(f"alter table {table} rename to lost_{table}")
 
 
 class TestPeople:
@@ -451,6 +459,25 @@ class TestCommands:
             anna = await host.seat()
             await self.told(anna, line, words)
             await anna.front.until(lambda: anna.front.idles, "it is idle again")
+
+    @pytest.mark.parametrize("line", ["/resume", "/resume 1", "/usage", "/status"])
+    async def test_a_store_that_cannot_be_read_is_not_told_as_nothing_there(self, line: str, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            spoil(tmp_path)
+            told = await self.told(anna, line, "cannot be read")
+            assert "corral.db: no such table" in told
+            assert not [one for one in anna.front.told if "fault in corral" in one]
+            await anna.front.until(lambda: anna.front.idles, "it is idle again")
+
+    async def test_a_seat_at_what_cannot_be_read_is_refused_or_told_to_be_a_new_one(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            spoil(tmp_path)
+            for resume in ("last", "0123456789"):
+                with pytest.raises(LookupError, match="earlier conversations cannot be read"):
+                    await host.seat(resume=resume)
+            anna = await host.seat(channel="telegram")
+            assert "that was held here cannot be read" in await anna.front.hears("this is a new one")
 
     async def test_a_line_with_two_slashes_goes_to_the_engine(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:

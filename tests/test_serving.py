@@ -5,8 +5,10 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,12 @@ def living(pid: int) -> bool:
         return False
 
 
+def turns(folder: Path) -> list[tuple[str, str]]:
+    """The turns in the store, as they stand there, with their reasons."""
+    with closing(sqlite3.connect(folder / "state" / "corral.db")) as connection:
+        return connection.execute("select state, reason from turns order by began").fetchall()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
 async def test_a_signal_ends_it_all_with_a_summary(number: signal.Signals, tmp_path: Path) -> None:
     with serving(tmp_path, write_config(tmp_path)) as daemon:
@@ -40,8 +48,20 @@ async def test_a_signal_ends_it_all_with_a_summary(number: signal.Signals, tmp_p
         assert daemon.wait() == 0
         summary = daemon.wait_logged("service stopped")
         assert (summary["ended"], summary["proven_empty"]) == (1, 1)
+        assert turns(tmp_path) == [("interrupted", "the service was stopped")]
         assert not daemon.socket.exists()
         assert not live_jobs(tmp_path / "state")
+
+
+async def test_a_signal_with_clients_that_do_nothing_logs_no_error(tmp_path: Path) -> None:
+    with serving(tmp_path, write_config(tmp_path)) as daemon:
+        async with daemon.attached() as anna, daemon.attached() as other:
+            other.seat.send(Input("talk"))
+            await other.turns(1)
+            daemon.signal(signal.SIGTERM)
+            await anna.until(lambda: anna.closed_with is not None, "it is closed")
+        assert daemon.wait() == 0
+        assert [line for line in daemon.log if line["level"] in ("error", "warning")] == []
 
 
 async def test_a_second_signal_takes_the_patience_away(tmp_path: Path) -> None:
@@ -93,6 +113,7 @@ async def test_after_a_kill_nothing_lives_and_the_next_start_tells_what_was_cut(
             assert anna.closed_with == "the service is gone: what it ran is ended by its reapers"
         await until(lambda: not any(map(living, tree)), 20, "its reaper has ended the tree")
     with serving(tmp_path, config) as daemon:
+        assert [state for state, _ in turns(tmp_path)] == ["completed", "cut"], "before anybody attaches"
         async with daemon.attached() as anna:
             told = await anna.hears("was cut")
             assert "It was not sent again" in told

@@ -151,6 +151,63 @@ async def test_a_damaged_database_is_an_error_and_not_the_end(folder: Path) -> N
         await Store.open(folder)
 
 
+async def damaged_page(folder: Path) -> None:
+    """A store whose turns lie on a page that was overwritten with zeros; all other pages are whole."""
+    store = await Store.open(folder)
+    for _ in range(200):
+        await spoken(store)
+    await store.aclose()
+    with connected(folder) as connection:
+        (root,) = connection.execute("select rootpage from sqlite_master where name = 'turns'").fetchone()
+        (size,) = connection.execute("pragma page_size").fetchone()
+    with (folder / "corral.db").open("r+b") as damaged:
+        damaged.seek((root - 1) * size)
+        damaged.write(bytes(size))
+
+
+async def test_one_damaged_page_is_found_when_the_store_is_opened(folder: Path) -> None:
+    await damaged_page(folder)
+    with pytest.raises(StoreError, match="it is damaged: move it out of the way together with its -wal"):
+        await Store.open(folder)
+
+
+async def test_looking_for_damage_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    await damaged_page(folder)
+    monkeypatch.setattr(database, "_CHECK_STEPS", 1)
+    with connected(folder) as connection:
+        assert database.damage(connection, seconds=-1) == ""
+        connection.execute("select count(*) from conversations").fetchone()  # it can be used afterwards
+
+
+async def test_an_empty_file_is_no_new_store(folder: Path) -> None:
+    await (await Store.open(folder)).aclose()
+    (folder / "corral.db").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"corral\.db is empty, which no store is: put back a copy"):
+        await Store.open(folder)
+    assert (folder / "corral.db").read_bytes() == b""
+
+
+async def test_a_log_whose_file_is_gone_is_not_played_into_a_new_one(folder: Path) -> None:
+    store = await Store.open(folder)
+    await spoken(store)
+    log = (folder / "corral.db-wal").read_bytes()
+    await store.aclose()
+    (folder / "corral.db").unlink()
+    (folder / "corral.db-wal").write_bytes(log)
+    with pytest.raises(StoreError, match=r"corral\.db is gone, and its log .*corral\.db-wal is still there"):
+        await Store.open(folder)
+    assert not (folder / "corral.db").exists()
+
+
+async def test_what_a_killed_process_left_of_a_new_file_is_removed_later(folder: Path) -> None:
+    folder.mkdir()
+    (old := folder / ".corral-store-old").touch()
+    os.utime(old, (0, 0))
+    (young := folder / ".corral-store-young").touch()
+    await (await Store.open(folder)).aclose()
+    assert [old.exists(), young.exists()] == [False, True]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize("kind", ["hard link", "pipe"])
 async def test_what_is_no_file_of_its_own_is_refused_and_stays_whose_it_was(folder: Path, kind: str) -> None:

@@ -89,6 +89,8 @@ class Conversation:
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._stops = 0
+        self._stopped_for = ""
+        """Why the running turn was stopped first; empty if it was not."""
         self._speaker: Front | None = None
         """Whose message the running turn, or the last one, answers."""
         self._handed_over = False
@@ -157,7 +159,7 @@ class Conversation:
     async def interrupt(self) -> bool:
         """Stop the turn that runs; the backend stays, and so does what waits. False if nothing was to stop."""
         if self._holder.cancel_opening():
-            self._stops += 1
+            self._count_stop(STOPPED)
             return True
         handed_over = self._handed_over
         if self.backend is not None and await self.backend.interrupt(STOPPED):
@@ -188,11 +190,11 @@ class Conversation:
         are told apart by their order, and not by when a task gets its turn.
         """
         self.drop_waiting()
-        return self._stop(self._begin_change(), "stopped")
+        return self._stop(self._begin_change(STOPPED), "stopped")
 
     def restart(self) -> Coroutine[Any, Any, None]:
         """End the backend and start another that goes on with the conversation; messages that wait stay. Await it."""
-        self._begin_change()
+        self._begin_change("the agent was restarted")
         return self._restart(self._stops)
 
     def renew(self, reason: str) -> None:
@@ -204,7 +206,7 @@ class Conversation:
         self.over = True
         self._wake.set()
         self.drop_waiting()
-        return self._close(self._begin_change(), why)
+        return self._close(self._begin_change(why), why)
 
     def drop_waiting(self) -> None:
         """Drop the messages that wait, and say so."""
@@ -274,9 +276,13 @@ class Conversation:
             await self._holder.end("recycled")
             return reason
 
-    def _begin_change(self) -> bool:
-        """Stop what runs, and hold back what comes; whether a start was stopped."""
+    def _count_stop(self, why: str) -> None:
         self._stops += 1
+        self._stopped_for = self._stopped_for or why
+
+    def _begin_change(self, why: str) -> bool:
+        """Stop what runs, and hold back what comes; whether a start was stopped."""
+        self._count_stop(why)
         self._changes += 1
         self._settled.clear()
         return self._holder.cancel_opening()
@@ -337,7 +343,7 @@ class Conversation:
     async def _hold_turn(self, waiting: _Waiting) -> None:
         message, self._speaker = waiting.message, waiting.front
         self.began = time.monotonic()
-        stops = self._stops
+        stops, self._stopped_for = self._stops, ""
         end = TurnEnded("interrupted", STOPPED)
         backend = None
         try:
@@ -352,7 +358,7 @@ class Conversation:
             end = TurnEnded("failed", f"a fault in corral: {error!r}")
         finally:
             if stops != self._stops and end.status in ("failed", "interrupted"):
-                end = TurnEnded("interrupted", STOPPED)
+                end = TurnEnded("interrupted", self._stopped_for)
             await self._journal.end_turn(self.subject, end, time.monotonic() - self.began)
             self.began, self.last_used = 0.0, time.monotonic()
             self._handed_over = self._stop_early = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -13,7 +13,18 @@ from urllib.parse import quote
 from corral.process.report import SURVIVORS
 from corral.service import instances
 from corral.service.database import StoreError, connect, refuse_empty, sentence
-from corral.service.rows import BACKEND, CONVERSATION, REPORT, TURN, BackendRow, ConversationRow, ReportRow, TurnRow
+from corral.service.rows import (
+    BACKEND,
+    CONVERSATION,
+    CUT,
+    REPORT,
+    RUNNING,
+    TURN,
+    BackendRow,
+    ConversationRow,
+    ReportRow,
+    TurnRow,
+)
 from corral.service.rows import report_row as _report
 from corral.service.schema import LADDER, SchemaError, version_of
 from corral.service.store import FILE
@@ -67,8 +78,17 @@ def endings(state_dir: Path, person: str | None = None, *, survivors: bool = Fal
 
 
 def _turns(connection: sqlite3.Connection, conversation: str) -> tuple[TurnRow, ...]:
-    rows = connection.execute(f"select {TURN} from turns where conversation = ? order by began", (conversation,))
-    return tuple(TurnRow(*row) for row in rows)
+    rows = connection.execute(
+        f"select instance, {TURN} from turns where conversation = ? order by began", (conversation,)
+    ).fetchall()
+    running = {instance for instance, *row in rows if TurnRow(*row).state == RUNNING}
+    there = {instance: instances.is_there(connection, instance) for instance in running}
+    return tuple(_told(TurnRow(*row), lives=there.get(instance, True)) for instance, *row in rows)
+
+
+def _told(turn: TurnRow, *, lives: bool) -> TurnRow:
+    """The turn as it is: one of a program that died was cut, also before another program has marked it."""
+    return turn if lives or turn.state != RUNNING else replace(turn, state=CUT)
 
 
 def _unknown(connection: sqlite3.Connection, person: str | None, limit: int) -> tuple[BackendRow, ...]:

@@ -22,11 +22,15 @@ REPORT_BYTES = 16 * 2**20
 
 
 async def recover(state_dir: Path, store: Store) -> SweepResult | None:
-    """Sweep, and take the reports of the dead service's backends into the store.
+    """Mark the turns that were cut, sweep, and take the reports of the dead service's backends into the store.
 
     It takes as long as the sweep does, which the ladders of the swept jobs bound. A ledger that cannot be read is an
     error in the log: nothing can be done about it here, and nobody is kept from working.
     """
+    try:
+        await store.cut_turns()
+    except StoreError as error:
+        log.error("what was cut is not marked", error=str(error))
     result: SweepResult | None = None
     try:
         result = await asyncio.to_thread(sweep, state_dir)

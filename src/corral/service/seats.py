@@ -14,6 +14,7 @@ from corral.service import commands
 from corral.service.commands import Answered
 from corral.service.conversation import Conversation
 from corral.service.front import Reply
+from corral.service.store import StoreError
 from corral.service.subject import Subject
 from corral.service.tasks import Tasks
 
@@ -232,6 +233,9 @@ class LocalSeat:
     async def _answer(self, answering: Coroutine[Any, Any, Answered]) -> None:
         try:
             self._tell(await answering)
+        except StoreError as error:
+            log.error("the store failed", person=self.person, error=str(error))
+            self._tell(f"what was kept cannot be read: {error}")
         finally:
             self._at_work -= 1
 

@@ -193,7 +193,14 @@ class Service:
         who = self.person(person)
         if self._closing:
             raise AccessError
-        row = await self._row_for(person, channel, resume)
+        unread = ""
+        try:
+            row = await self._row_for(person, channel, resume)
+        except StoreError as error:
+            log.error("the store failed", error=str(error))
+            if resume:
+                raise LookupError(f"earlier conversations cannot be read: {error}") from None
+            row, unread = None, f"the conversation that was held here cannot be read: {error}; this is a new one"
         taken = await self.take_up(row) if row is not None else None
         if isinstance(taken, str):
             if resume:
@@ -212,6 +219,8 @@ class Service:
         greet(welcome)
         if taken is not None:
             seat.catch_up()
+        if unread:
+            front.show(Notice(unread))
         await self._tell_what_was_cut(person, front)
         return seat
 
@@ -285,16 +294,16 @@ class Service:
         return workspaces(self.person(person))
 
     async def earlier(self, person: str) -> list[ConversationRow]:
-        """The person's earlier conversations, last used first."""
-        return await self._written(self.store.conversations(person, limit=EARLIER), [])
+        """The person's earlier conversations, last used first. Raises StoreError."""
+        return await self.store.conversations(person, limit=EARLIER)
 
     async def usage(self, person: str, since: float) -> list[UsageRow]:
-        """What the person used since then (seconds since the epoch)."""
-        return await self._written(self.store.usage(person, since), [])
+        """What the person used since then (seconds since the epoch). Raises StoreError."""
+        return await self.store.usage(person, since)
 
     async def last_verdict(self, person: str) -> str:
-        """The verdict of the person's last ending; empty if there was none."""
-        row = await self._written(self.store.last_report(person), None)
+        """The verdict of the person's last ending; empty if there was none. Raises StoreError."""
+        row = await self.store.last_report(person)
         return row.verdict if row is not None else ""
 
     async def look(self, backend: Backend) -> list[Process]:
@@ -314,13 +323,14 @@ class Service:
         return True
 
     async def _row_for(self, person: str, channel: str, resume: str | None) -> ConversationRow | None:
+        """The conversation to go on with. Raises LookupError, StoreError."""
         if resume == "last":
             rows = await self.earlier(person)
             if not rows:
                 raise LookupError("there is no earlier conversation to go on with")
             return rows[0]
-        wanted = resume or (await self._written(self.store.channel(person, channel), None) if channel else None)
-        row = await self._written(self.store.conversation(wanted), None) if wanted else None
+        wanted = resume or (await self.store.channel(person, channel) if channel else None)
+        row = await self.store.conversation(wanted) if wanted else None
         if row is None or row.person != person:
             if resume:
                 # The engine's own id, which a chat shows when its agent begins.
@@ -354,6 +364,8 @@ class Service:
 
     def forget_if_unused(self, conversation: Conversation) -> None:
         """Let go of a conversation that nobody follows, if no backend serves it."""
+        if conversation not in self.live:  # it is let go of, or has been: after the end there is no store to tell
+            return
         if not conversation.audience and conversation.backend is None and not conversation.busy:
             self._tasks.own(self._forget(conversation))
 

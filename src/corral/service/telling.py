@@ -6,15 +6,20 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from corral.process.host import host_table
 from corral.process.table import Process, account_name
 from corral.service.front import Reply
+from corral.service.store import StoreError
 from corral.spans import size, span
 
 if TYPE_CHECKING:
     from corral.service.conversation import Conversation
     from corral.service.seats import LocalSeat
     from corral.service.store import ConversationRow, UsageRow
+
+log = structlog.get_logger(__name__)
 
 MOST_ROWS = 200
 COMMAND_WIDTH = 100
@@ -39,7 +44,7 @@ async def status(at: LocalSeat) -> Reply:
         "approvals": len(conversation.approvals),
         "backend": None,
         "background": [],
-        "last_verdict": await at.service.last_verdict(at.person),
+        "last_verdict": "",
     }
     lines = [_about(data), _doing(conversation)]
     if backend is None:
@@ -64,6 +69,11 @@ async def status(at: LocalSeat) -> Reply:
         if left:
             lines.append("left running in the background, which keeps the agent from being ended for idleness:")
             lines += [f"  {process.pid} {_command(process)}" for process in left[:10]]
+    try:
+        data["last_verdict"] = await at.service.last_verdict(at.person)
+    except StoreError as error:
+        log.error("the store failed", person=at.person, error=str(error))
+        lines.append(f"last ending: it cannot be read: {error}")
     if data["last_verdict"]:
         lines.append(f"last ending: {data['last_verdict']}")
     return Reply("\n".join(line for line in lines if line), "status", data)
