@@ -1,5 +1,6 @@
 """`corral doctor`: each check against the fault that it is there for, by the service account with the real sudo."""
 
+import asyncio
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from tests.harness import sudoers
 from tests.harness.driving import Driver
 from tests.harness.service import Service
 from tests.harness.stage import Account, Stage
+from tests.test_store_failures import damaged_page
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +41,13 @@ orphan = ["setsid", "sh", "-c", '"$0" 1001 & exit 0', agent]
 subprocess.run(orphan, user=uid, group=gid, extra_groups=[], check=True)
 sys.exit(subprocess.run(sys.argv[6:], user=own_uid, group=own_gid, extra_groups=[]).returncode and 0)
 """
+
+
+def chown(service: Service, folder: Path) -> None:
+    """Give what is in a folder to the service's account."""
+    if os.geteuid() == 0:
+        for file in folder.iterdir():
+            os.chown(file, service.account.uid, service.account.gid)
 
 
 class Clinic:
@@ -290,13 +299,13 @@ class TestAcrossAccounts:
 
 
 class TestStateFolder:
-    def look(self, service: Service, folder: Path) -> tuple[int, list[Finding]]:
+    def look(self, service: Service, folder: Path, label: str = "state folder") -> tuple[int, list[Finding]]:
         file = service.folder / "corral.toml"
         file.write_text(f'[service]\nstate_dir = "{folder}"\n[[people]]\nname = "daniel"\n')
         file.chmod(0o644)
         done = service.run(service.corral("doctor", "--json", "--config", str(file)), timeout=100)
         found = [Finding(**{**one, "fix": tuple(one["fix"])}) for one in json.loads(done.stdout)]
-        return done.returncode, [one for one in found if one.label == "state folder"]
+        return done.returncode, [one for one in found if one.label == label]
 
     def test_that_others_may_read(self, service: Service, state_dir: Path) -> None:
         state_dir.chmod(0o750)
@@ -317,6 +326,20 @@ class TestStateFolder:
         status, found_too = self.look(service, service.state_dir)
         assert status == 1
         assert found_too[0].detail.startswith(f"{service.state_dir} belongs to {person.name}")
+
+    def test_the_store_in_it(self, service: Service, state_dir: Path) -> None:
+        def looked_at() -> Finding:
+            return self.look(service, state_dir, "store")[1][0]
+
+        store = state_dir / "corral.db"
+        assert (looked_at().status, store.exists()) == ("ok", False), "it makes none"
+        asyncio.run(damaged_page(state_dir))
+        chown(service, state_dir)
+        found = looked_at()
+        assert (found.status, "it is damaged" in found.detail) == ("error", True)
+        store.write_bytes(b"")
+        found = looked_at()
+        assert (found.status, "is empty, which no store is" in found.detail) == ("error", True)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
     def test_the_kind_of_file_system_is_that_of_the_nearest_mount(self) -> None:

@@ -353,6 +353,25 @@ class TestFaults:
             assert (await anna.front.turns(4))[3].status == "completed"
             assert host.service.pool.count == 1
 
+    async def test_at_the_end_each_conversation_is_let_go_of_once_and_not_after_the_store_was_closed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        released: list[str] = []
+        async with hosting(configured(tmp_path)) as host:
+            release = host.store.release
+
+            async def counted(conversation: str) -> None:
+                released.append(conversation)
+                await release(conversation)
+
+            monkeypatch.setattr(host.store, "release", counted)
+            seats = [await host.seat("anna"), await host.seat("ben")]
+            for one in seats:
+                one.say("talk")
+                await one.front.turns(1)
+            kept = [one.seat.conversation.subject.id for one in seats]
+        assert sorted(released) == sorted(kept)
+
     async def test_a_state_folder_that_fails_fails_the_turn_and_not_the_conversation(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:
             anna = await host.seat()

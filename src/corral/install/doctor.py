@@ -139,6 +139,7 @@ def _of_the_config(subjects: Subjects) -> list[Check]:
         Check("account", partial(state.account, subjects)),
         Check("state folder", partial(state.folder, subjects)),
         Check("disk", partial(state.disk, subjects)),
+        Check("store", partial(state.store, subjects)),
         Check("ledger", partial(state.ledger, subjects)),
         Check("jobs", partial(state.jobs, subjects)),
         Check("cgroup", partial(state.cgroup, subjects)),

@@ -305,7 +305,9 @@ def _refuse_left_log(path: Path) -> None:
     """SQLite would replay a log that was left behind into a file that it does not belong to."""
     log = Path(f"{path}-wal")
     if log.exists() and log.stat().st_size and not path.exists():
-        raise StoreError(f"{path} is gone, and its log {log} is still there: put the file back, or move the log away too")
+        raise StoreError(
+            f"{path} is gone, and its log {log} is still there: put the file back, or move the log away too"
+        )
 
 
 def _set_up(connection: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from corral.process.report import SURVIVORS
 from corral.service import instances
-from corral.service.database import StoreError, connect, refuse_empty, sentence
+from corral.service.database import StoreError, connect, damage, refuse_empty, sentence
 from corral.service.rows import (
     BACKEND,
     CONVERSATION,
@@ -101,6 +101,19 @@ def _unknown(connection: sqlite3.Connection, person: str | None, limit: int) -> 
     return tuple(BackendRow(*row[1:]) for row in rows if not there[row[0]])[:limit]
 
 
+def examined(path: Path, seconds: float) -> tuple[int, str]:
+    """The version of the store, and the first damage that is found in that time; empty if there is none.
+
+    Raises FileNotFoundError, another OSError, or StoreError for what no store is.
+    """
+    refuse_empty(path)
+
+    def look(connection: sqlite3.Connection) -> tuple[int, str]:
+        return version_of(connection), damage(connection, seconds)
+
+    return _read(path, look)
+
+
 def _ask(state_dir: Path, find: Callable[[sqlite3.Connection], T], nothing: T) -> T:
     path = state_dir.absolute() / FILE
     try:
@@ -109,16 +122,24 @@ def _ask(state_dir: Path, find: Callable[[sqlite3.Connection], T], nothing: T) -
         return nothing
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}; it is its account's and root's alone") from None
+
+    def ask(connection: sqlite3.Connection) -> T:
+        version = version_of(connection)
+        if version == 0:
+            return nothing
+        if version < len(LADDER):
+            raise SchemaError("is an older Corral's: the next `corral serve` or `corral chat` brings it up to date")
+        return find(connection)
+
+    return _read(path, ask)
+
+
+def _read(path: Path, look: Callable[[sqlite3.Connection], T]) -> T:
     try:
         with closing(connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             # One view of it all, whatever is written meanwhile.
             connection.execute("begin")
-            version = version_of(connection)
-            if version == 0:
-                return nothing
-            if version < len(LADDER):
-                raise SchemaError("is an older Corral's: the next `corral serve` or `corral chat` brings it up to date")
-            return find(connection)
+            return look(connection)
     except SchemaError as error:
         raise StoreError(f"{path} {error}") from None
     except sqlite3.Error as error:

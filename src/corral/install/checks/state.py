@@ -16,12 +16,17 @@ from corral.install.subjects import Subjects
 from corral.process import LedgerError, live_jobs
 from corral.process.ledger import Rejected, entries
 from corral.process.table import account_name
-from corral.service import lock
+from corral.service import lock, records
+from corral.service.database import DAMAGED, StoreError
+from corral.service.store import FILE
 from corral.spans import size
 
 ENOUGH = 1 << 30
 TOO_LITTLE = 32 << 20
 """Bytes on the disk of the state folder."""
+
+STORE_SECONDS = 20.0
+"""For looking for damage in the store."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -130,6 +135,30 @@ def ledger(subjects: Subjects) -> Findings:
         )
     else:
         yield ok("ledger", f"{len(found)} records")
+
+
+def store(subjects: Subjects) -> Findings:
+    """Whether the store can be read, as far as that can be found out in some seconds."""
+    path = subjects.config.service.state_dir / FILE
+    try:
+        version, fault = records.examined(path, STORE_SECONDS)
+    except FileNotFoundError:
+        yield ok("store", f"{path} is not there yet: the service makes it")
+        return
+    except StoreError as problem:
+        yield error("store", str(problem), "stop the service first; docs/how-to/back-up.md has what to do then")
+        return
+    except OSError as problem:
+        yield error("store", f"{path} cannot be looked at: {problem.strerror}", f"`namei -l {path}` shows why")
+        return
+    if fault:
+        yield error(
+            "store",
+            f"{path}: {DAMAGED} ({fault})",
+            "stop the service first; docs/how-to/back-up.md has what to do then",
+        )
+    else:
+        yield ok("store", f"{path}, version {version}, {size(path.stat().st_size)}, no damage found")
 
 
 def jobs(subjects: Subjects) -> Findings:
