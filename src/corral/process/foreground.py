@@ -9,13 +9,15 @@ import signal
 from collections.abc import Callable, Sequence
 
 from corral.process.errors import StartError
-from corral.process.job import INHERIT, Job
+from corral.process.job import DEVNULL, INHERIT, Job
 from corral.process.report import Report
 
 FAILED = 125
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
+_SIGNALS_ARE_HEARD = 0.01
+"""Seconds: a few turns of the event loop."""
 _NEEDED = 8
 """Descriptors that a start takes for a moment."""
 _STREAMS = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -46,11 +48,18 @@ async def run(
     descriptor = _own_descriptor(report_file) if report_file is not None else None
     ender = _Ender()
     ender.listen()
+    stopper = _Stopper(ender, say)
+    stopper.listen()
+    stdin = INHERIT
+    if _in_background():
+        # The command is in a session of its own, where no SIGTTIN keeps it from reading what is typed at the shell.
+        stdin = DEVNULL
+        say("in the background the command has no input: the terminal is the shell's")
     try:
         job = await Job.start(
             argv,
             user=user,
-            stdin=INHERIT,
+            stdin=stdin,
             stdout=INHERIT,
             stderr=INHERIT,
             grace=grace,
@@ -61,10 +70,13 @@ async def run(
             prepared=ender.take,
         )
     except StartError as error:
+        await stopper.finish()
         await ender.finish()
         _write(error.report, descriptor, say)
         return _not_started(error, say)
+    stopper.take(job)
     report = await job.ended()
+    await stopper.finish()
     await ender.finish()
     _write(report, descriptor, say)
     for notice in (*job.notices, *report.notes):
@@ -129,7 +141,7 @@ class _Ender:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._job: Job | None = None
-        self._asked = 0
+        self.asked = 0
         self._endings: set[asyncio.Task[Report]] = set()
         self._numbers: list[signal.Signals] = []
 
@@ -142,7 +154,7 @@ class _Ender:
 
     def take(self, job: Job) -> None:
         self._job = job
-        if self._asked:
+        if self.asked:
             self._end()
 
     async def finish(self) -> None:
@@ -152,13 +164,83 @@ class _Ender:
         await asyncio.gather(*self._endings, return_exceptions=True)
 
     def _ask(self) -> None:
-        self._asked += 1
+        self.asked += 1
         if self._job is not None:
             self._end()
 
     def _end(self) -> None:
         assert self._job is not None
-        self._endings.add(self._loop.create_task(self._job.end(grace=None if self._asked == 1 else 0)))
+        self._endings.add(self._loop.create_task(self._job.end(grace=None if self.asked == 1 else 0)))
+
+
+class _Stopper:
+    """Ctrl-Z: the tree stops with this process and goes on with it, as a shell's own job does.
+
+    The command is in a session of its own, where the terminal's signals do not reach it: it would go on reading.
+    """
+
+    def __init__(self, ender: _Ender, say: Callable[[str], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._job: Job | None = None
+        self._ender = ender
+        self._asked = False
+        self._say = say
+        self._task: asyncio.Task[None] | None = None
+        self._continued = False
+
+    def listen(self) -> None:
+        # Ignored where there is no shell that could continue it.
+        if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+            self._loop.add_signal_handler(signal.SIGTSTP, self._stop)
+
+    def take(self, job: Job) -> None:
+        self._job = job
+        if self._asked:
+            self._stop()
+
+    async def finish(self) -> None:
+        self._loop.remove_signal_handler(signal.SIGTSTP)
+        if self._task is not None:
+            await self._task
+
+    def _stop(self) -> None:
+        self._asked = True
+        # While the command starts there is nobody to stop yet.
+        if self._job is not None and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(self._stop_and_go_on(self._job))
+
+    async def _stop_and_go_on(self, job: Job) -> None:
+        await job.suspend()
+        number = signal.SIGTSTP
+        while job.report is None and self._is_stopped_by(number):
+            # What was sent with the CONT that ended the stop (`kill %1` sends TERM) is heard first.
+            await asyncio.sleep(_SIGNALS_ARE_HEARD)
+            if self._ender.asked or not _in_background():
+                break
+            self._say("it stays stopped in the background, where its command would read this terminal: use fg")
+            number = signal.SIGTTIN
+        job.resume()
+
+    def _is_stopped_by(self, number: signal.Signals) -> bool:
+        # The kernel drops these signals for a process group that nobody would continue (setpgid(2), orphaned).
+        self._continued = False
+        self._loop.remove_signal_handler(signal.SIGTSTP)
+        before = signal.signal(signal.SIGCONT, self._on_continue)
+        os.kill(os.getpid(), number)
+        signal.signal(signal.SIGCONT, before)
+        self._loop.add_signal_handler(signal.SIGTSTP, self._stop)
+        return self._continued
+
+    def _on_continue(self, _number: int, _frame: object) -> None:
+        self._continued = True
+
+
+def _in_background() -> bool:
+    """Whether standard input is the terminal of this session, and another process group has it."""
+    try:
+        return os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:
+        return False
 
 
 def survivors_text(report: Report) -> list[str]:

@@ -34,6 +34,7 @@ _START_WITHIN = 30.0
 _REAPER_MARGIN = 10.0
 """Seconds beyond its ladder after which a reaper that has not reported (a stopped one) is killed and inherited from."""
 _EXIT_WITHIN = 5.0
+_SUSPEND_WITHIN = 10.0
 _STREAM_LIMIT = 1 << 20
 _BOOT = os.path.join(os.path.dirname(__file__), "boot.py")
 # What sudo and the reaper need to work; a command under another account gets its environment from sudo.
@@ -78,6 +79,7 @@ class Job:
         self._collecting = 0.0
         self._told: Report | None = None
         self._adopts = False
+        self._suspended: asyncio.Future[None] | None = None
         self._unsent_end: float | None = None
         """The grace of an end that was requested before there was a reaper."""
 
@@ -213,6 +215,18 @@ class Job:
         if not self._report.done():
             self._request_end(self._ladder.grace if grace is None else grace)
         return await self.ended()
+
+    async def suspend(self) -> None:
+        """Stop the tree (SIGSTOP), and return when nobody of it runs, when it has ended, or after a bounded time."""
+        if self._report.done():
+            return
+        self._suspended = self._loop.create_future()
+        self._send({"suspend": {}})
+        await asyncio.wait([self._suspended], timeout=_SUSPEND_WITHIN)
+
+    def resume(self) -> None:
+        """Continue what `suspend` stopped. An end that is asked for meanwhile needs none."""
+        self._send({"resume": {}})
 
     def _request_end(self, grace: float) -> None:
         if self._wire is None:
@@ -401,6 +415,8 @@ class Job:
             self._status.set_result(int(message["exited"]))
         elif "notice" in message:
             self.notices.append(str(message["notice"]))
+        elif "suspended" in message:
+            self._hear_suspended()
         elif "ending" in message:
             self._watch_the_reaper(self._ladder.grace)
         elif "report" in message:
@@ -408,7 +424,12 @@ class Job:
             if not self._told.empty:
                 self._finish(self._told)
 
+    def _hear_suspended(self) -> None:
+        if self._suspended is not None and not self._suspended.done():
+            self._suspended.set_result(None)
+
     def _finish(self, report: Report) -> None:
+        self._hear_suspended()
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None

@@ -1,9 +1,10 @@
 """The lifeline's messages: one JSON object a line, in both directions.
 
-supervisor → reaper: `{"start": {...}}` once, then `{"end": {"grace": seconds or null}}` any number of times.
+supervisor → reaper: `{"start": {...}}` once, then `{"end": {"grace": seconds or null}}`, `{"suspend": {}}` and
+`{"resume": {}}` any number of times.
 reaper → supervisor: `{"started": {"pid": …, "start_time": …}}` or `{"error": {"kind": …, "message": …}}`; then
-`{"notice": text}`, `{"exited": status}`, `{"ending": cause}` and `{"report": {…}}`. End of file in either direction
-means that the other side is gone, however it went.
+`{"notice": text}`, `{"suspended": {}}`, `{"exited": status}`, `{"ending": cause}` and `{"report": {…}}`. End of file in
+either direction means that the other side is gone, however it went.
 """
 
 from __future__ import annotations

@@ -28,6 +28,9 @@ from corral.process.trackers import Portable, Subreaper, Tracker
 from corral.process.typed import Any
 
 _CONFIG_WITHIN = 30.0
+_SUSPEND_WITHIN = 2.0
+"""Seconds for the rounds of STOP or CONT to a tree, beside the calls of sudo that run when they are over."""
+_SUSPEND_PAUSE = 0.01
 _NOT_BEFORE_THE_END = "it was ended before its command ran"
 _REFRESH_FIRST, _REFRESH_LAST = 0.02, 2.0
 _REFRESH_SHARE = 20.0
@@ -67,6 +70,9 @@ class Reaper:
         self._notes: list[str] = []
         self._poked = False
         self._ignored: list[int] = []
+        self._order = ""
+        """`suspend` or `resume`, while that is to be done."""
+        self._suspended: set[Identity] = set()
         self._mark = 0
         self._job_id = ""
         # Until there is a command: no child is no tree.
@@ -254,6 +260,40 @@ class Reaper:
                 next_refresh = now + max(pause, _REFRESH_SHARE * (time.monotonic() - now))
             self._wait(next_refresh - time.monotonic())
             self._tracker.collect()
+            if self._order:
+                self._obey()
+
+    def _obey(self) -> None:
+        order, self._order = self._order, ""
+        deadline = time.monotonic() + _SUSPEND_WITHIN
+        step = self._suspend if order == "suspend" else self._resume
+        while not self._cause and not self._order and step() and time.monotonic() < deadline:
+            self._wait(_SUSPEND_PAUSE)
+        if order == "suspend":
+            self.wire.send({"suspended": {}})
+
+    def _suspend(self) -> bool:
+        """Stop what runs, from the root down: what is stopped starts nobody. Whether there was anything to stop."""
+        running = [
+            process
+            for process in self._tracker.members()
+            # One in state D stops when it returns.
+            if not process.stopped and not (process.state == "D" and process.identity in self._suspended)
+        ]
+        self._suspended.update(process.identity for process in running)
+        self._signaller().send(signal.SIGSTOP, running, outermost_first=True)
+        return bool(running)
+
+    def _resume(self) -> bool:
+        """Continue what was stopped by `_suspend`. Whether there was anything to continue.
+
+        What runs below sudo comes first: a sudo that finds its command stopped stops itself, and is continued again.
+        """
+        stopped = [p for p in self._tracker.members() if p.stopped and p.identity in self._suspended]
+        signaller = self._signaller()
+        signaller.send(signal.SIGCONT, [process for process in stopped if process.uid != os.getuid()])
+        signaller.send(signal.SIGCONT, [process for process in stopped if process.uid == os.getuid()])
+        return bool(stopped)
 
     def _wait(self, seconds: float, descriptor: int = -1) -> bool:
         """Wait for news, this long at the most, and take in what there is. Whether `descriptor` can be read."""
@@ -299,6 +339,8 @@ class Reaper:
                     self._ladder = self._ladder._replace(grace=float(patience))
                     self._hurry(float(grace))
                 self._cause = self._cause or "request"
+            elif "suspend" in message or "resume" in message:
+                self._order = "suspend" if "suspend" in message else "resume"
             elif "start" not in message:
                 self.wire.send({"notice": f"a control message was not understood: {list(message)[:3]}"})
         if self.wire.closed:
@@ -318,16 +360,9 @@ class Reaper:
 
     def _end(self) -> None:
         self._guard(lambda: self.wire.send({"ending": self._cause}))
-        launch = self._launch
-        signaller = Signaller(
-            self._table,
-            person=os.getuid() if launch is None else launch.uid,
-            caller=self._caller,
-            program=launch.plan.sudo if launch is not None and launch.plan is not None else None,
-        )
         self._ending = Ending(
             self._tracker,
-            signaller,
+            self._signaller(),
             self._table,
             self._pause,
             mark=self._mark,
@@ -342,6 +377,15 @@ class Reaper:
             self._guard(self._record.remove)
         # The last word, so that whoever sees this process go knows that it was not killed.
         self._deliver(report)
+
+    def _signaller(self) -> Signaller:
+        launch = self._launch
+        return Signaller(
+            self._table,
+            person=os.getuid() if launch is None else launch.uid,
+            caller=self._caller,
+            program=launch.plan.sudo if launch is not None and launch.plan is not None else None,
+        )
 
     def _explained(self, report: Report) -> Report:
         """With the reason why there is no proof, where that is this process's own."""
