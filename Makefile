@@ -4,6 +4,7 @@
 #   make quick   the tests without the slow ones
 #   make check   ruff, mypy and the import contract
 #   make bench   measurements
+#   make campaign  random trees, random faults; ARGS="--trees 10000", "--seconds 3600", "--seed N --trees 1 --tell"
 #   make site    the documentation as a site in .cache/site, every link checked
 #   make clean   remove .venv and .cache
 # PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" is handed on to pytest or the demo; JOBS=1 runs the
@@ -13,7 +14,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help demo test quick check bench site format clean
+.PHONY: help demo test quick check bench campaign site format clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -46,6 +47,10 @@ site:
 	@sh tools/env.sh docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "open .cache/site/index.html"
+
+campaign:
+	@sh tools/env.sh dev
+	@$(BIN)/python -m campaign $(ARGS)
 
 format:
 	@sh tools/env.sh dev

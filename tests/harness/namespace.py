@@ -4,7 +4,7 @@ import ctypes
 import os
 from pathlib import Path
 
-CLONE_NEWNS = 0x00020000
+CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 PR_SET_CHILD_SUBREAPER = 36
@@ -29,6 +29,16 @@ def enter_private() -> None:
     """Give this process, and what it starts from here on, a view of the mounts that it shares with nobody."""
     _check(_libc.unshare(CLONE_NEWNS), "unshare")
     _mount("none", Path("/"), "none", MS_REC | MS_PRIVATE)
+
+
+def unshare_pids() -> None:
+    """Have the next child of this process be process 1 of a PID namespace of its own."""
+    _check(_libc.unshare(CLONE_NEWPID), "unshare")
+
+
+def proc(options: str = "") -> None:
+    """Mount the /proc of this process's PID namespace over /proc."""
+    _mount("proc", Path("/proc"), "proc", 0, options)
 
 
 def tmpfs(target: Path, mode: str, size: str = "50%") -> None:

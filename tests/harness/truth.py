@@ -51,6 +51,11 @@ def _bytes(path: Path) -> bytes:
         return b""
 
 
+def environment(pid: int) -> bytes:
+    """Return the environment that a process was started with; empty when it is gone."""
+    return _bytes(PROC / str(pid) / "environ")
+
+
 def _threads(pid: int) -> tuple[str, bytes]:
     """Return the states of all threads, and their command lines: the main thread's is empty once it has ended."""
     states, lines = "", b""
@@ -158,7 +163,7 @@ class Truth:
         return bool(self.uids.intersection(seen.uids)) and not is_foreign(seen.pid, parents)
 
     def _by_marker(self, seen: Seen) -> bool:
-        return self.marker in seen.command or self.marker.encode() in _bytes(PROC / str(seen.pid) / "environ")
+        return self.marker in seen.command or self.marker.encode() in environment(seen.pid)
 
     def end_leftovers(self, seconds: float = 15.0) -> list[Seen]:
         """Kill what is left, by pid and start time, until a look finds nothing. Return what was found first."""
