@@ -25,14 +25,14 @@ from tests.harness import truth
 from tests.harness.driving import Driver
 from tests.harness.service import Service
 from tests.harness.stage import Account
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import until, wait_until
 
-# Where a command is run from: what `unshare` is given, and what the reason must say.
-FROM = {
-    "another_namespace": (["--pid", "--fork", "--mount-proc"], "another PID namespace"),
-    "outer_proc": (["--pid", "--fork"], "/proc is not that of this command's own PID namespace"),
-    "another_clock": (["--time", "--boottime=1000", "--fork"], "another PID namespace"),
+# Where a command is run from: what `unshare` is given.
+ELSEWHERE = {
+    "another_namespace": ["--pid", "--fork", "--mount-proc"],
+    "another_clock": ["--time", "--boottime=1000", "--fork"],
 }
+OUTER_PROC = ["--pid", "--fork"]
 # A job in a namespace whose process 1 is a shell; its supervisor prints the identities that the namespace gives them.
 SUPERVISE = """
 import asyncio, sys
@@ -47,40 +47,58 @@ asyncio.run(main())
 """
 
 
-def corral_from(service: Service, place: str, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Run `corral … --json` as the service account from there; its status and its document."""
+def corral_from(service: Service, place: list[str], *arguments: str) -> tuple[int, str, str]:
+    """Run `corral … --json` as the service account from there; its status and what it said."""
     who = service.account
     drop = ["setpriv", f"--reuid={who.uid}", f"--regid={who.gid}", "--clear-groups"]
-    argv = ["unshare", *FROM[place][0], *drop, *service.corral(*arguments, "--json")]
-    argv += ["--state-dir", str(service.state_dir)]
+    argv = ["unshare", *place, *drop, *service.corral(*arguments, "--json"), "--state-dir", str(service.state_dir)]
     done = service.start(argv, account=Account("root", 0, 0, service.home))
     out, err = done.communicate(timeout=60)
-    assert out, err
-    return done.returncode, json.loads(out)
+    return done.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture(params=[True, False], ids=["living_job", "orphaned_job"])
+def alive(request: pytest.FixtureRequest, driver: Driver) -> bool:
+    """Whether the job that the driver has started still has its supervisor and its reaper."""
+    job = driver.start_job(["sleep", "1000"])
+    if not request.param:
+        driver.kill_with_reaper()
+        wait_until(lambda: truth.look(job["reaper_pid"]) is None, 20, "the reaper was dead")
+    return bool(request.param)
 
 
 @pytest.mark.cross_account
-@pytest.mark.parametrize("place", FROM)
-@pytest.mark.parametrize("alive", [True, False], ids=["living_job", "orphaned_job"])
+@pytest.mark.parametrize("place", ELSEWHERE)
 def test_a_sweep_from_elsewhere_leaves_the_job_and_its_record_and_says_so(
     place: str, alive: bool, service: Service, driver: Driver
 ) -> None:
-    job = driver.start_job(["sleep", "1000"])
-    if not alive:
-        driver.kill_with_reaper()
-        wait_until(lambda: truth.look(job["reaper_pid"]) is None, 20, "the reaper was dead")
     before = {one.pid for one in service.judge.alive()}
-    status, result = corral_from(service, place, "sweep")
+    status, out, err = corral_from(service, ELSEWHERE[place], "sweep")
+    assert out, err
+    result = json.loads(out)
     assert (status, result["clean"], result["swept"], result["held"], result["live"]) == (1, False, [], [], [])
     [left] = result["elsewhere"]
-    assert left["id"] == job["id"]
-    assert FROM[place][1] in left["reason"]
+    assert left["id"] == driver.job["id"]
+    assert "another PID namespace" in left["reason"]
     assert f"remove {driver.record}" in left["reason"]
-    status, shown = corral_from(service, place, "ps")
-    assert (status, [(one["id"], one["state"], one["tree"]) for one in shown["jobs"]]) == (
-        1,
-        [(job["id"], "elsewhere", [])],
-    )
+    status, out, _ = corral_from(service, ELSEWHERE[place], "ps")
+    [shown] = json.loads(out)["jobs"]
+    assert (status, shown["id"], shown["state"], shown["tree"]) == (1, driver.job["id"], "elsewhere", [])
+    assert driver.record.exists()
+    assert {one.pid for one in service.judge.alive()} == before, "nobody was signalled"
+    status, result, _ = service.sweep()
+    assert (status, len(result["live"]), len(result["swept"])) == (0, int(alive), int(not alive))
+
+
+@pytest.mark.cross_account
+@pytest.mark.parametrize("command", ["sweep", "ps"])
+def test_with_the_proc_of_another_namespace_nothing_is_looked_for(
+    command: str, alive: bool, service: Service, driver: Driver
+) -> None:
+    before = {one.pid for one in service.judge.alive()}
+    status, out, err = corral_from(service, OUTER_PROC, command)
+    assert (status, out) == (1, "")
+    assert "/proc is of another PID namespace" in err
     assert driver.record.exists()
     assert {one.pid for one in service.judge.alive()} == before, "nobody was signalled"
     status, result, _ = service.sweep()
@@ -251,6 +269,52 @@ async def test_a_service_leaves_the_records_of_another_namespace_and_says_so(
     assert len(result.elsewhere) == 1
     assert path.exists()
     assert "not swept" in capsys.readouterr().out
+
+
+# A chat in a PID namespace of its own, with a conversation and a turn.
+CHAT = """
+import asyncio, sys, time
+from pathlib import Path
+from corral.service.store import Store
+
+async def main():
+    store = await Store.open(Path(sys.argv[1]), what="chat")
+    conversation = (await store.new_conversation("anna", "codex", "")).id
+    assert await store.claim(conversation)
+    await store.turn_began(conversation, "anna")
+    print(conversation, flush=True)
+    time.sleep(1000)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", CHAT, str(tmp_path)]
+    found = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    yield found
+    found.kill()
+    found.communicate()
+
+
+@pytest.mark.cross_account
+async def test_who_has_the_store_open_in_another_namespace_is_there_until_it_dies(
+    tmp_path: Path, chat: subprocess.Popen[bytes]
+) -> None:
+    assert chat.stdout is not None
+    conversation = chat.stdout.readline().decode().strip()
+    [inner] = procfs.children(chat.pid) or ()
+    store = await Store.open(tmp_path)
+    assert not await store.claim(conversation), "another holds it, and lives"
+    assert await store.cut_turns() == []
+    chat.kill()
+    # What it had started is killed with it, and is dead a moment later.
+    await until(lambda: truth.look(inner) is None, 20)
+    assert await store.claim(conversation)
+    assert len(await store.cut_turns()) == 1
+    await store.aclose()
+    assert list(tmp_path.glob("instance-*")) == [], "nothing is left of the locks"
 
 
 def test_the_doctor_says_which_jobs_cannot_be_looked_for(tmp_path: Path) -> None:

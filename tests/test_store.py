@@ -63,6 +63,7 @@ async def test_the_file_and_its_folder_are_its_owners_alone(store: Store, tmp_pa
         "corral.db": 0o600,
         "corral.db-wal": 0o600,
         "corral.db-shm": 0o600,
+        f"instance-{store._instance}.lock": 0o600,
     }
 
 

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import time
 import uuid
+from contextlib import suppress
+from pathlib import Path
 
 from corral.process.host import host_table
-from corral.process.table import find_living
+from corral.process.table import ProcessTable, find_living
+
+_locks: dict[str, int] = {}
+"""The descriptors of this process's own locks, by entry."""
 
 
 def register(connection: sqlite3.Connection, what: str) -> str:
-    """Write this process down; the id of its entry."""
+    """Write this process down; the id of its entry. Raises OSError if its lock cannot be made."""
     table, pid, key = host_table(), os.getpid(), uuid.uuid4().hex
-    connection.execute(
-        "insert into instances (id, pid, start_time, boot_id, what, opened) values (?, ?, ?, ?, ?, ?)",
-        (key, pid, table.start_time(pid) or 0, table.boot_id(), what, time.time()),
-    )
+    _locks[key] = _make_lock(_lock_file(connection, key))
+    try:
+        connection.execute(
+            "insert into instances (id, pid, start_time, boot_id, what, opened) values (?, ?, ?, ?, ?, ?)",
+            (key, pid, table.start_time(pid) or 0, _scope(table), what, time.time()),
+        )
+    except sqlite3.Error:
+        _unlock(connection, key)
+        raise
     return key
 
 
@@ -25,15 +36,14 @@ def leave(connection: sqlite3.Connection, instance: str) -> None:
     """The process has done with the store, whether or not it lives on."""
     connection.execute("update instances set closed = ? where id = ?", (time.time(), instance))
     connection.execute("update conversations set holder = null where holder = ?", (instance,))
+    _unlock(connection, instance)
 
 
 def bury(connection: sqlite3.Connection, but: str) -> None:
     """Write down which others have died since anybody looked, and that they hold nothing any more."""
-    others = connection.execute(
-        "select id, pid, start_time, boot_id from instances where closed is null and id <> ?", (but,)
-    ).fetchall()
-    for key, pid, start_time, boot_id in others:
-        if not lives(pid, start_time, boot_id):
+    others = connection.execute("select id from instances where closed is null and id <> ?", (but,)).fetchall()
+    for (key,) in others:
+        if not is_there(connection, key):
             leave(connection, key)
 
 
@@ -42,7 +52,64 @@ def is_there(connection: sqlite3.Connection, instance: str) -> bool:
     row = connection.execute(
         "select pid, start_time, boot_id from instances where id = ? and closed is null", (instance,)
     ).fetchone()
-    return row is not None and lives(*row)
+    if row is None:
+        return False
+    pid, start_time, scope = row
+    table = host_table()
+    boot_id, _, namespace = scope.partition(" ")
+    if boot_id == table.boot_id() and namespace and scope != _scope(table):
+        # Its pid means nothing here (a container that shares the folder); the kernel's locks hold across namespaces.
+        return _is_locked(_lock_file(connection, instance))
+    return lives(pid, start_time, boot_id)
+
+
+def _scope(table: ProcessTable) -> str:
+    """The boot and the PID namespace, in which this process's pid means something."""
+    namespace = table.namespace()
+    # A name of its own where it is not known, so that nobody takes it for the same.
+    return f"{table.boot_id()} {f'{namespace.pid}:{namespace.time}' if namespace is not None else uuid.uuid4().hex}"
+
+
+def _lock_file(connection: sqlite3.Connection, instance: str) -> Path:
+    [file] = [file for _, name, file in connection.execute("pragma database_list") if name == "main"]
+    return Path(file).parent / f"instance-{instance}.lock"
+
+
+def _make_lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if os.geteuid() == 0:
+            # As the database: what root makes in a service's folder must stay open to the service.
+            folder = path.parent.stat()
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        path.unlink()
+        raise
+    return descriptor
+
+
+def _unlock(connection: sqlite3.Connection, instance: str) -> None:
+    with suppress(OSError):
+        _lock_file(connection, instance).unlink()
+    if (descriptor := _locks.pop(instance, None)) is not None:
+        os.close(descriptor)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock, however it is hidden from this one. True if that cannot be found out."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def lives(pid: int, start_time: int, boot_id: str) -> bool:
