@@ -407,6 +407,16 @@ def odd_numbers(peer: Peer) -> None:
         put({"type": "result", "user_message_uuids": peer.uuids, **usage})  # type: ignore[attr-defined]
 
 
+def no_folder(peer: Peer) -> None:
+    """As codex 0.171 fails with each command in a folder that is gone; another failure is none of it."""
+    text = "Failed to create unified exec process: No such file or directory (os error 2)"
+    for number, code, output in ((1, 2, text), (2, -1, text), (3, -1, text)):
+        done = {"type": "commandExecution", "id": f"t{number}", "status": "failed", "exitCode": code}
+        peer.note("item/completed", item={**done, "aggregatedOutput": output})  # type: ignore[attr-defined]
+        peer.say(str(number))
+    peer.complete()
+
+
 def wordless(peer: Peer) -> None:
     peer.think("hm")
     peer.tool("make it")
@@ -548,6 +558,7 @@ SCENES: dict[str, Callable[[Peer], None]] = {
     "deep": deep,
     "odd_numbers": odd_numbers,
     "wordless": wordless,
+    "no_folder": no_folder,
     "half_a_pair": half_a_pair,
     "odd_end": odd_end,
     "two_halves": two_halves,

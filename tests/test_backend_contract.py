@@ -34,6 +34,7 @@ from corral.backends.errors import BackendError, InputError, TurnRunningError
 from corral.backends.launch import Launch
 from corral.backends.numbers import MOST_DOLLARS, MOST_TOKENS
 from corral.backends.running import Running
+from corral.process import StartError
 from tests.harness.backends import check, collect, of, reach, rest, running, scripted, text
 from tests.harness.waiting import until
 
@@ -307,6 +308,32 @@ async def test_a_warning_is_told_once(scene: Scene) -> None:
         assert len(of(Notice, first)) == 1
         assert "old model" in of(Notice, first)[0].message
         assert of(Notice, second) == []
+
+
+async def test_a_workspace_that_went_away_before_a_turn_fails_it_and_ends_the_backend(
+    scene: Scene, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    async with scene("talk", workspace=work) as backend:
+        assert text(await collect(backend, "go")) == "hello"
+        work.rmdir()
+        events = await collect(backend, "go")
+        assert of(Text, events) == []
+        assert events[-1] == TurnEnded("failed", f"{work} is not a folder: make it, or choose another")
+        await backend.wait()
+        assert f"{work} is not a folder" in backend.gone
+
+
+@pytest.mark.cross_account
+@pytest.mark.parametrize("engine", ["codex", "claude"])
+@pytest.mark.parametrize("place", ["/nonexistent/folder", "/etc/passwd"])
+async def test_a_workspace_that_is_not_there_is_told_at_the_start_also_across_accounts(
+    engine: str, place: str, tmp_path: Path
+) -> None:
+    launch = Launch("nobody", place, state_dir=tmp_path)
+    with pytest.raises((BackendError, StartError), match=f"{place} is not a folder: make it, or choose another"):
+        await Running(scripted(engine, "talk"), launch).start()
 
 
 async def test_a_message_is_folded_into_the_turn_that_runs(scene: Scene) -> None:

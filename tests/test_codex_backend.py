@@ -22,11 +22,12 @@ from corral.backends.base import (
     Usage,
 )
 from corral.backends.codex import Codex, find_codex
+from corral.backends.codex.sorting import LOST_FOLDER
 from corral.backends.errors import EngineNotFoundError
 from corral.backends.launch import Launch
 from corral.backends.running import Running
 from corral.process import StartError
-from tests.harness.backends import check, collect, of, reach, rest, running, text
+from tests.harness.backends import check, collect, of, reach, rest, running, scripted, text
 
 FAKE = Path(__file__).with_name("fake_codex.py")
 
@@ -113,6 +114,17 @@ async def test_text_that_was_not_streamed_comes_with_the_item(tmp_path: Path) ->
     limit = "codex: over 90 % of the account's limit of 5 hours is used; it begins anew at 2027-01-15 08:00 UTC"
     assert limit in notices
     assert [notice.message for notice in of(Notice, again)] == ["codex: busy; it tries again"], "warned once"
+
+
+async def test_commands_that_cannot_be_started_are_told_once_in_a_turn(tmp_path: Path) -> None:
+    async with running(scripted("codex", "no_folder"), tmp_path) as backend:
+        events = await collect(backend, "go")
+    assert [event for event in events if isinstance(event, Notice | Text)] == [
+        Text("1", "m"),
+        Notice(LOST_FOLDER),
+        Text("2", "m"),
+        Text("3", "m"),
+    ]
 
 
 async def test_an_interrupt_that_gets_no_answer_is_asked_again(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from corral.backends.environment import child_environment
-from corral.process import Job
+from corral.process import Job, folders
 from corral.process.table import is_this_account
+
+LOOK_TIMEOUT = 2.0  # seconds for a look at the workspace, which may be on a file system that hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,12 @@ class Launch:
         except KeyError:
             return "/"  # the job refuses an account that does not exist, with better words
 
+    async def folder_fault(self, folder: str) -> str:
+        """Why nobody can work in the folder, as a sentence; empty if somebody can, or if it cannot be told."""
+        look = asyncio.get_running_loop().run_in_executor(None, _folder_fault, folder, self.account)
+        done, _ = await asyncio.wait([look], timeout=LOOK_TIMEOUT)
+        return look.result() if done else ""
+
     async def start(self, argv: Sequence[str], cwd: str | None, label: str) -> Job:
         """Start a command so, in `cwd`; None for a folder that every account may enter."""
         account = self.account
@@ -84,3 +94,17 @@ class Launch:
             label=self.label or label,
             job_id=self.job_id,
         )
+
+
+def _folder_fault(folder: str, account: str | None) -> str:
+    try:
+        if account is None:
+            if not stat.S_ISDIR(os.stat(folder).st_mode):  # noqa: PTH116 - what is not a folder is said as below
+                raise NotADirectoryError
+            return ""
+        os.close(folders.open_folder(folder, pwd.getpwnam(account)))
+    except (KeyError, PermissionError, folders.UnknownRightsError):
+        return ""  # an unknown account is the start's matter
+    except (OSError, folders.ClosedError) as error:
+        return folders.why_not(error, folder, account or "this account")
+    return ""

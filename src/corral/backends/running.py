@@ -67,6 +67,7 @@ class Running:
         self._launched = asyncio.Event()
         self._job: Job | None = None
         self._conversation = ""
+        self._folder = ""
         self._turn: Turn | None = None
         self._own_sessions: set[int] = set()
         """The sessions of the engine itself."""
@@ -119,7 +120,11 @@ class Running:
         opening = Opening(conversation or None, fork, self.launch.folder())
         enters = self.launch.account is None or self.kind.starts_in_workspace
         folder = opening.workspace if enters else None
+        self._folder = opening.workspace
         try:
+            # An engine that is only told of its folder would start all the same, and fail with every command.
+            if not enters and (fault := await self.launch.folder_fault(opening.workspace)):
+                raise BackendError(fault)
             job = self._job = await self.launch.start(self.kind.argv(opening), folder, self.kind.name)
         finally:
             self._launched.set()
@@ -275,6 +280,10 @@ class Running:
     async def _hand_over(self, turn: Turn, message: Message, choices: Choices) -> None:
         if self._gone:
             turn.fail(self._gone)
+            return
+        if fault := await self.launch.folder_fault(self._folder):
+            # The process stays in a folder that is no more, even if one of the same name is made.
+            self._give_up(turn, fault)
             return
         name = self.kind.name
         try:

@@ -376,15 +376,10 @@ def _open_for(command: Command, account: pwd.struct_passwd) -> int | None:
         return _open_here(command.here, account)
     try:
         return folders.open_folder(command.cwd, account)
-    except folders.ClosedError as error:
-        text = f"{account.pw_name} may not enter {error.place}: give it the right to, or choose another folder"
-        raise StartError("cwd", f"{text} than {command.cwd}") from None
     except folders.UnknownRightsError:
         return None  # This account may not look, or not read who may enter; sudo enters it as the account.
-    except (FileNotFoundError, NotADirectoryError):
-        raise StartError("cwd", f"{command.cwd} is not a folder: make it, or choose another") from None
-    except OSError as error:
-        raise StartError("cwd", f"the folder {command.cwd} cannot be entered: {error.strerror}") from None
+    except (folders.ClosedError, OSError) as error:
+        raise StartError("cwd", folders.why_not(error, command.cwd, account.pw_name)) from None
 
 
 def _open_here(here: str, account: pwd.struct_passwd) -> int:

@@ -47,6 +47,15 @@ class _Account(NamedTuple):
     groups: Collection[int]
 
 
+def why_not(error: Exception, path: str, account: str) -> str:
+    """Why the account cannot work in the folder that `open_folder` did not open, and what to do."""
+    if isinstance(error, ClosedError):
+        return f"{account} may not enter {error.place}: give it the right to, or choose another folder than {path}"
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return f"{path} is not a folder: make it, or choose another"
+    return f"the folder {path} cannot be entered: {error.strerror if isinstance(error, OSError) else error}"
+
+
 def open_folder(path: str, entry: pwd.struct_passwd) -> int:
     """A descriptor of the folder at `path` (absolute), to which the account may go at each step; for fchdir.
 

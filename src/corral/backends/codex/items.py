@@ -11,6 +11,7 @@ from corral.backends.codex import wire
 from corral.backends.numbers import exit_code
 from corral.backends.unicode import REPLACEMENT, Joiner
 
+NOT_THERE = "(os error 2)"
 OUTPUT_TAIL = 4000  # characters of a command's output that an event carries
 
 
@@ -84,6 +85,11 @@ class ItemReader:
 
     def _count(self, item_id: str, delta: str) -> None:
         self._streamed[item_id] = self._streamed.get(item_id, 0) + len(delta)
+
+
+def lost_its_folder(ended: ToolEnded) -> bool:
+    """Whether a command could not even be started, as where its folder is gone. No command ends with such a status."""
+    return ended.kind == "command" and ended.exit_code == -1 and NOT_THERE in ended.output
 
 
 def _as_reasoning(thought: wire.Thought, item_id: str) -> TurnEvent | None:

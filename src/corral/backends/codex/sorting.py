@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from corral.backends.base import Notice, TurnEnded, TurnStatus
+from corral.backends.base import Notice, ToolEnded, TurnEnded, TurnStatus
 from corral.backends.codex import wire
-from corral.backends.codex.items import ItemReader
+from corral.backends.codex.items import ItemReader, lost_its_folder
 from corral.backends.numbers import usage
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOST_FOLDER = (
+    "codex could not start a command: the folder of this conversation may be gone, or closed to its account."
+    " Make it, or choose another with /workspace"
+)
 MOST_DETAILS = 500  # characters
 STATUSES: dict[str, TurnStatus] = {"completed": "completed", "interrupted": "interrupted", "failed": "failed"}
 
@@ -31,6 +35,7 @@ class Sorter:
         self._turn = turn
         self._items = ItemReader()
         self._failure = ""
+        self._lost = False
         self.counted = counted
         """All the tokens of the conversation that were told so far."""
         # The reply that names the turn and what follows it may come in one read: the id is taken up a moment later.
@@ -117,7 +122,11 @@ class Sorter:
     def _on_item_completed(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.ItemNote)
         if self._is_mine(note):
-            self._put(self._items.completed(note.item))
+            ended = self._items.completed(note.item)
+            self._put(ended)
+            if isinstance(ended, ToolEnded) and not self._lost and lost_its_folder(ended):
+                self._lost = True
+                self._turn.put(Notice(LOST_FOLDER))
 
     def _put(self, event: TurnEvent | None) -> None:
         if event is not None:
