@@ -26,7 +26,7 @@ from corral.process import Process, Report, Survivor
 from corral.process.host import host_table
 from corral.service.conversation import Conversation
 from corral.service.front import Shown
-from corral.service.holder import Begun
+from corral.service.holder import Announce, Begun
 from corral.service.journal import Journal
 from corral.service.pool import Bounds, Pool
 from corral.service.store import Store
@@ -105,7 +105,7 @@ class Scene:
     after: asyncio.Task[None] | None = None
     conversation: Conversation = field(init=False)
 
-    async def open(self, subject: Subject, resume: str | None) -> Begun:
+    async def open(self, subject: Subject, resume: str | None, announce: Announce) -> Begun:
         self.asked.append(resume)
         self.starting += 1
         try:
@@ -115,8 +115,9 @@ class Scene:
                 raise refusal
         finally:
             self.starting -= 1
+        await announce(f"0-{len(self.backends)}", "daniel")
         self.backends.append(Backend(resume or f"thread-{len(self.backends)}", resumed=resume is not None))
-        return Begun(self.backends[-1], f"0-{len(self.backends)}")  # type: ignore[arg-type]
+        return Begun(self.backends[-1])  # type: ignore[arg-type]
 
     def send(self, text: str) -> None:
         self.conversation.send(Input(text), self)

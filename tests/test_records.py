@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from corral.cli import app
 from corral.process import Report, SignalCount, Survivor
 from corral.service.store import Store
+from tests.test_store import runs
 from tests.test_store_shared import starts
 
 LEFT = Report(
@@ -43,7 +44,7 @@ async def lived(folder: Path) -> tuple[str, str]:
     for person, report in (("anna", EMPTY), ("ben", LEFT)):
         row = await store.new_conversation(person, "codex", "/srv/work", model="m1")
         await store.set_title(row.id, f"a word of {person}\x1b]0;title\x07")
-        backend = await store.backend_started(row.id, person, "daniel", "codex", 4711, "m1", "job")
+        backend = await runs(store, row.id, person, "daniel", "codex", 4711, "m1", "job")
         turn = await store.turn_began(row.id, person)
         await store.add_usage(turn, 12345, 10000, 200, 0.5)
         await store.turn_ended(
@@ -52,7 +53,7 @@ async def lived(folder: Path) -> tuple[str, str]:
         await store.backend_ended(backend, report, [{"name": "signals", "seconds": 0.2, "ended": [4711]}], "/new")
         made.append(row.id)
     await store.turn_began(made[0], "anna")
-    await store.backend_started(made[0], "anna", "daniel", "codex", 4712, "", "job-2")
+    await runs(store, made[0], "anna", "daniel", "codex", 4712, "", "job-2")
     await store.aclose()
     return made[0], made[1]
 
@@ -154,7 +155,7 @@ async def test_reports_are_data_for_programs(tmp_path: Path) -> None:
 async def test_a_backend_of_a_living_service_is_not_unknown(tmp_path: Path) -> None:
     store = await Store.open(tmp_path)
     row = await store.new_conversation("anna", "codex", "")
-    await store.backend_started(row.id, "anna", "daniel", "codex", 4711, "", "job")
+    await runs(store, row.id, "anna", "daniel", "codex", 4711, "", "job")
     assert told("reports", "--state-dir", tmp_path) == {"reports": [], "unknown": []}
     await store.aclose()
     assert len(told("reports", "--state-dir", tmp_path)["unknown"]) == 1

@@ -11,7 +11,7 @@ from corral.chat import serving
 from corral.chat.serving import Serving
 from corral.process import live_jobs
 from corral.service.config import Config, load
-from corral.service.holder import Begun
+from corral.service.holder import Announce, Begun
 from corral.service.store import Store
 from corral.service.subject import Subject
 from tests.harness.daemon import write_config
@@ -35,10 +35,10 @@ def reload_while_it_starts(host: Host, config: Config) -> None:
     start = host.service._start_backend
     reloads: list[asyncio.Task[None]] = []
 
-    async def starting(subject: Subject, thread: str | None) -> Begun:
+    async def starting(subject: Subject, thread: str | None, announce: Announce) -> Begun:
         if not reloads:
             reloads.append(asyncio.create_task(host.service.reload(config)))
-        return await start(subject, thread)
+        return await start(subject, thread, announce)
 
     host.service._start_backend = starting
 

@@ -20,10 +20,12 @@ from corral.backends.base import (
     TurnEnded,
 )
 from corral.backends.running import Running
+from corral.process import Report
 from corral.service import records
 from corral.service.conversation import WORDLESS
 from corral.service.front import Reply
 from corral.service.service import AccessError
+from corral.service.store import Store
 from tests.harness.freezer import Freezer, NoFreezerError, freezer
 from tests.harness.hosting import Host, Place, configured, hosting
 from tests.harness.stage import Stage
@@ -352,6 +354,46 @@ class TestFaults:
             anna.say("where")
             assert (await anna.front.turns(4))[3].status == "completed"
             assert host.service.pool.count == 1
+
+    async def test_what_reapers_wrote_is_removed_once_the_store_has_it(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna, ben = await host.seat("anna"), await host.seat("ben")
+            for one in (anna, ben):
+                one.say("talk")
+                await one.front.turns(1)
+            anna.do("/stop")
+            await anna.front.until(lambda: anna.front.of(BackendEnded), "its ending is over")
+        assert not list((tmp_path / "state" / "reports").iterdir())
+        found = records.endings(tmp_path / "state")
+        assert [one.report.verdict for one in found.reports] == ["proven_empty"] * 2
+        assert [one.pid > 0 and one.job_id == one.report.job_id for one in found.reports] == [True, True]
+
+    async def test_a_backend_that_does_not_start_leaves_no_record_and_no_report(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path), "unborn") as host:
+            anna = await host.seat()
+            anna.say("talk")
+            assert (await anna.front.turns(1))[0].status == "failed"
+        assert not list((tmp_path / "state" / "reports").iterdir())
+        assert records.endings(tmp_path / "state") == records.Endings()
+
+    async def test_reports_of_before_are_taken_in_or_removed(self, tmp_path: Path) -> None:
+        state = tmp_path / "state"
+        first = await Store.open(state)
+        conversation = (await first.new_conversation("anna", "codex", "")).id
+        killed = await first.new_backend(conversation, "anna", "daniel", "codex", "7-1a")
+        known = await first.new_backend(conversation, "anna", "daniel", "codex", "7-2b")
+        report = Report("proven_empty", "no_children", 0.1, job_id="7-1a", ended_at=5.0)
+        await first.backend_ended(known, report, [], "/new")
+        await first.aclose()
+        (state / "reports").mkdir()
+        for job in ("7-1a", "7-2b", "7-3c"):  # killed before it ran, written once more, and of no record
+            report.write(str(state / "reports" / f"{job}.json"))
+        (unfinished := state / "reports" / ".corral-report-0").touch()
+        os.utime(unfinished, (0, 0))
+        async with hosting(configured(tmp_path)):
+            assert not list((state / "reports").iterdir())
+            (_, taken) = sorted(records.endings(state).reports, key=lambda one: one.started, reverse=True)
+            assert (taken.id, taken.why, taken.verdict) == (killed, "the service died", "proven_empty")
 
     async def test_at_the_end_each_conversation_is_let_go_of_once_and_not_after_the_store_was_closed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ import pytest
 from corral.backends.base import Input
 from corral.process import live_jobs
 from corral.service import lock
+from corral.service.records import endings
 from tests.harness.daemon import serving, start, write_config
 from tests.harness.waiting import until, wait_until
 
@@ -130,6 +131,24 @@ async def test_after_a_kill_nothing_lives_and_the_next_start_tells_what_was_cut(
             assert not [one for one in anna.told if "was cut" in one], "it is told once"
     ended = [line for line in daemon.logged("backend ended") if line["why"] == "the service died"]
     assert [line["verdict"] for line in ended] == ["proven_empty"], "the reaper's report was taken in"
+
+
+async def test_a_backend_that_was_killed_with_the_service_while_it_started_is_in_the_reports(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    text = config.read_text()
+    config.write_text(text.replace('"obey"', '"half"'))
+    with serving(tmp_path, config) as daemon:
+        async with daemon.attached() as anna:
+            anna.seat.send(Input("talk"))
+            await until(lambda: live_jobs(tmp_path / "state"), 20, "its agent is being started")
+            daemon.signal(signal.SIGKILL)
+            daemon.wait()
+    await until(lambda: not live_jobs(tmp_path / "state"), 20, "its reaper has ended the tree")
+    config.write_text(text)
+    with serving(tmp_path, config):
+        (row,) = endings(tmp_path / "state", "anna").reports
+        assert (row.verdict, row.why, row.engine) == ("proven_empty", "the service died", "codex")
+        assert not list((tmp_path / "state" / "reports").iterdir())
 
 
 async def test_hup_reads_the_config_again_and_a_bad_one_is_refused_whole(tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ async def other(store: Store, tmp_path: Path) -> AsyncIterator[Store]:
     await one.aclose()
 
 
+async def runs(
+    store: Store, conversation: str, person: str, account: str, engine: str, pid: int, model: str, job_id: str
+) -> str:
+    """A backend that runs; the id of its record."""
+    backend = await store.new_backend(conversation, person, account, engine, job_id)
+    await store.backend_started(backend, account, pid, model)
+    return backend
+
+
 async def spoken(store: Store, person: str = "anna") -> str:
     """A conversation with a turn."""
     row = await store.new_conversation(person, "codex", "")
@@ -171,7 +180,7 @@ async def test_a_turn_ends_once(store: Store) -> None:
 
 async def test_usage_is_summed_by_engine_and_by_the_model_that_answered(store: Store) -> None:
     plain = await store.new_conversation("anna", "codex", "")
-    await store.backend_started(plain.id, "anna", "daniel", "codex", 4711, "m-default", "job-1")
+    await runs(store, plain.id, "anna", "daniel", "codex", 4711, "m-default", "job-1")
     chosen = await store.new_conversation("ben", "claude", "", model="m-chosen")
     for row in (plain, plain, chosen):
         turn = await store.turn_began(row.id, row.person)
@@ -205,7 +214,7 @@ async def test_who_leaves_the_store_holds_nothing_and_runs_nothing(store: Store,
     conversation = await spoken(other)
     assert await other.claim(conversation)
     await other.turn_began(conversation, "anna")
-    await other.backend_started(conversation, "anna", "daniel", "codex", 4711, "", "job-1")
+    await runs(other, conversation, "anna", "daniel", "codex", 4711, "", "job-1")
     assert not await store.claim(conversation)
     await other.aclose()
     assert await store.claim(conversation)
@@ -215,7 +224,7 @@ async def test_who_leaves_the_store_holds_nothing_and_runs_nothing(store: Store,
 
 async def test_a_report_is_kept_whole_and_the_first_one_stays(store: Store) -> None:
     conversation = await spoken(store)
-    backend = await store.backend_started(conversation, "anna", "daniel", "codex", 4711, "m", "job-1")
+    backend = await runs(store, conversation, "anna", "daniel", "codex", 4711, "m", "job-1")
     assert await store.last_report("anna") is None
     steps = [{"name": "goodbye", "seconds": 0.1, "ended": [4711]}]
     await store.backend_ended(backend, REPORT, steps, "/new")
@@ -228,8 +237,8 @@ async def test_a_report_is_kept_whole_and_the_first_one_stays(store: Store) -> N
 
 async def test_a_lost_backends_report_is_found_later(store: Store, other: Store, tmp_path: Path) -> None:
     conversation = await spoken(store)
-    await store.backend_started(conversation, "anna", "daniel", "codex", 1, "", "mine")
-    lost = await other.backend_started(conversation, "anna", "daniel", "codex", 2, "", "theirs")
+    await runs(store, conversation, "anna", "daniel", "codex", 1, "", "mine")
+    lost = await runs(other, conversation, "anna", "daniel", "codex", 2, "", "theirs")
     assert await store.lost_backends() == []
     has_died(tmp_path, "chat")
     assert [(row.id, row.job_id) for row in await store.lost_backends()] == [(lost, "theirs")]
@@ -260,7 +269,7 @@ async def test_what_is_over_goes_with_age_and_what_is_held_stays(store: Store, o
         turn = await store.turn_began(conversation, "anna")
         await store.approval_asked(turn, "1", "command", "ls")
         await store.turn_ended(turn, "completed")
-        backend = await store.backend_started(conversation, "anna", "daniel", "codex", 1, "", "job")
+        backend = await runs(store, conversation, "anna", "daniel", "codex", 1, "", "job")
         await store.backend_ended(backend, REPORT, [], "")
         await store.set_channel("anna", conversation, conversation)
     running = await store.turn_began(held, "anna")

@@ -30,16 +30,18 @@ READ_TIMEOUT = 5.0  # seconds for the last events of a turn to be shown, once it
 OPENING_TIMEOUT = 30.0  # seconds for a backend that was cancelled in its start to be gone; the ladder is shorter
 MOST_NAMES = 10  # of what was left running, in a sentence
 
-StartBackend = Callable[["Subject", str | None], Awaitable["Begun"]]
+Announce = Callable[[str, str], Awaitable[None]]
+"""Is told of a job before it is started: its id in the ledger, and its account."""
+
+StartBackend = Callable[["Subject", str | None, Announce], Awaitable["Begun"]]
 """Starts a backend for a subject; it is given the id of the engine's conversation to go on with, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A backend that was started, and the id of its job in the ledger."""
+    """A backend that was started."""
 
     backend: Backend
-    job_id: str
 
 
 class Holder:
@@ -102,7 +104,7 @@ class Holder:
         begun, self._slot = opening.result()
         self.backend = begun.backend
         self._opened = time.monotonic()
-        self._record = await self._journal.backend_started(self._subject, self.backend, begun.job_id)
+        await self._journal.backend_started(self._subject, self._record, self.backend)
         self._audience.show(self.backend.started)
         self._watchers.own(self._watch(self.backend))
 
@@ -170,8 +172,15 @@ class Holder:
 
     async def _start_afresh(self, thread: str | None) -> Begun:
         # Before the start reads the settings: what changes while it lasts makes the new backend stale.
-        self.stale = ""
-        return await self._start(self._subject, thread)
+        self.stale = self._record = ""
+        try:
+            return await self._start(self._subject, thread, self._announced)
+        except BaseException:
+            self._journal.backend_not_started(self._record)
+            raise
+
+    async def _announced(self, job_id: str, account: str) -> None:
+        self._record = await self._journal.new_backend(self._subject, account, job_id)
 
     async def _watch(self, backend: Backend) -> None:
         """Show the end of a backend that ends by itself, also between turns. It is over when the backend is."""

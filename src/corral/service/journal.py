@@ -117,8 +117,21 @@ class Journal:
         if self._turn:
             await self._written(self._store.approval_closed(self._turn, event.approval_id, event.decision, by), None)
 
-    async def backend_started(self, subject: Subject, backend: Backend, job_id: str) -> str:
-        """A backend runs; the record's id, or '' if it could not be written."""
+    async def new_backend(self, subject: Subject, account: str, job_id: str) -> str:
+        """A backend is about to be started; the record's id, or '' if it could not be written."""
+        if not subject.id:
+            return ""
+        return await self._written(
+            self._store.new_backend(subject.id, subject.person, account, subject.engine, job_id), ""
+        )
+
+    def backend_not_started(self, record: str) -> None:
+        """It could not be started."""
+        if record:
+            self._store.backend_not_started(record)
+
+    async def backend_started(self, subject: Subject, record: str, backend: Backend) -> None:
+        """A backend runs."""
         started = backend.started
         log.info(
             "backend started",
@@ -129,14 +142,8 @@ class Journal:
             pid=started.pid,
             resumed=started.resumed,
         )
-        if not subject.id:
-            return ""
-        return await self._written(
-            self._store.backend_started(
-                subject.id, subject.person, started.user, started.engine, started.pid, started.model, job_id
-            ),
-            "",
-        )
+        if record:
+            await self._written(self._store.backend_started(record, started.user, started.pid, started.model), None)
 
     async def backend_ended(self, subject: Subject, record: str, ended: BackendEnded, why: str) -> None:
         """A backend is gone, or the report says what is left."""

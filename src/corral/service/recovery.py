@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from corral.process import LedgerError, Report, SweepResult, sweep
-from corral.service.starting import REPORTS
+from corral.process import LedgerError, Report, SweepResult, ledger, sweep
+from corral.service import spool
 from corral.service.store import StoreError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-REPORT_BYTES = 16 * 2**20
+NOTHING: Mapping[str, Report] = {}
 
 
 async def recover(state_dir: Path, store: Store) -> SweepResult | None:
@@ -43,30 +43,47 @@ async def recover(state_dir: Path, store: Store) -> SweepResult | None:
             log.error("still held by its reaper", label=held.label, account=held.user)
         for other in result.elsewhere:
             log.error("not swept", label=other.entry.label, account=other.entry.user, why=other.reason)
-    try:
-        await _take_in_reports(state_dir / REPORTS, store, result)
-    except StoreError as error:
-        log.error("reports were not taken in", error=str(error))
+    swept = {one.entry.id: one.report for one in result.swept} if result is not None else {}
+    await take_in_reports(state_dir, store, swept)
     return result
 
 
-async def _take_in_reports(folder: Path, store: Store, result: SweepResult | None) -> None:
-    swept = {one.entry.id: one.report for one in result.swept} if result is not None else {}
+async def take_in_reports(state_dir: Path, store: Store, swept: Mapping[str, Report] = NOTHING) -> None:
+    """Take what reapers of dead programs left into the store, and remove the files that nobody needs any more.
+
+    `swept`: the reports of the jobs that a sweep has just ended, by their ids. What fails is an error in the log.
+    """
+    try:
+        await _take_in(state_dir, store, swept)
+        await _remove_known(state_dir, store)
+    except FileNotFoundError:
+        pass  # there never was a report
+    except (StoreError, LedgerError, OSError) as error:
+        log.error("reports were not taken in", error=str(error))
+
+
+async def _take_in(state_dir: Path, store: Store, swept: Mapping[str, Report]) -> None:
     for row in await store.lost_backends():
-        file = folder / f"{row.job_id}.json"
-        report = swept.get(row.job_id) or await asyncio.to_thread(_read, file)
+        report = swept.get(row.job_id) or await asyncio.to_thread(spool.read, state_dir, row.job_id)
         if report is not None:
             await store.report_found(row.id, report)
             log.info("backend ended", person=row.person, why="the service died", verdict=report.verdict)
-        file.unlink(missing_ok=True)
 
 
-def _read(file: Path) -> Report | None:
-    try:
-        if file.stat().st_size > REPORT_BYTES:
-            return None
-        return Report.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if not isinstance(error, FileNotFoundError):
-            log.warning("a report could not be read", file=str(file), error=str(error))
-        return None
+async def _remove_known(state_dir: Path, store: Store) -> None:
+    waiting = await asyncio.to_thread(spool.waiting, state_dir)
+    ended = await store.jobs(waiting)
+    for job_id in waiting:
+        if job_id in ended:
+            if ended[job_id]:
+                await asyncio.to_thread(spool.remove, state_dir, job_id)
+        elif await asyncio.to_thread(_is_over, state_dir, job_id):
+            # Its program could not write to the store: the log is the only place where this can be told.
+            report = await asyncio.to_thread(spool.read, state_dir, job_id)
+            if report is not None:
+                log.warning("a backend without a record ended", job_id=job_id, verdict=report.verdict)
+            await asyncio.to_thread(spool.remove, state_dir, job_id)
+
+
+def _is_over(state_dir: Path, job_id: str) -> bool:
+    return not ledger.is_id(job_id) or ledger.find(str(state_dir), job_id) is None

@@ -417,6 +417,7 @@ class Service:
         while True:
             await self._written(self.store.prune(time.time() - self._config.service.keep), None)
             await asyncio.sleep(PRUNE_EVERY)
+            await recovery.take_in_reports(self._config.service.state_dir, self.store)
 
     async def _written(self, asking: Awaitable[T], failed: T) -> T:
         try:

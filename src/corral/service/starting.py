@@ -17,8 +17,9 @@ from corral.backends.errors import BackendError, EngineNotFoundError
 from corral.backends.launch import Launch
 from corral.backends.running import Running
 from corral.process.ledger import new_id
-from corral.process.table import is_this_account
-from corral.service.holder import Begun
+from corral.process.table import account_name, is_this_account
+from corral.service import spool
+from corral.service.holder import Announce, Begun
 from corral.service.pool import Bounds
 from corral.service.subject import Subject
 from corral.service.terms import Terms
@@ -27,9 +28,6 @@ from corral.service.workspaces import Workspaces
 if TYPE_CHECKING:
     from corral.backends.engine import EngineKind
     from corral.service.config import Config, Person
-
-REPORTS = "reports"
-"""The folder in the state folder where reapers leave their reports, whether or not the service lives to see them."""
 
 Kinds = Callable[["Config", "Person", Subject], "EngineKind"]
 
@@ -44,8 +42,8 @@ class Starter:
     """What is added to this process's own environment, for the agents of a person's own terminal. None, for a service:
     nothing is handed on that the configuration does not name."""
 
-    async def __call__(self, subject: Subject, thread: str | None) -> Begun:
-        """Start a backend, resuming `thread`. Raises BackendError, ResumeError, corral.process.JobError."""
+    async def __call__(self, subject: Subject, thread: str | None, announce: Announce) -> Begun:
+        """Announce and start a backend, resuming `thread`. Raises BackendError, ResumeError, JobError."""
         config = self.config()
         person = config.person(subject.person)
         if person is None:
@@ -56,15 +54,16 @@ class Starter:
         except OSError as error:
             raise BackendError(f"{config.service.state_dir} cannot be written: {error.strerror or error}") from error
         backend = Running(self.kinds(config, person, subject), launch, config.timeouts.limits())
+        await announce(launch.job_id, launch.account or account_name(os.getuid()))
         await backend.start(thread)
-        return Begun(backend, launch.job_id)
+        return Begun(backend)
 
     def launch(self, config: Config, person: Person, subject: Subject) -> Launch:
         """The account, the folder, the environment and the ladder."""
         job_id = new_id()
         state_dir = config.service.state_dir
-        reports = state_dir / REPORTS
-        reports.mkdir(mode=0o700, parents=True, exist_ok=True)
+        report_file = spool.place(state_dir, job_id)
+        report_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         base, notices = self._environment(person, state_dir)
         return Launch(
             person.os_user,
@@ -77,7 +76,7 @@ class Starter:
             grace=config.ladder.grace,
             kill=config.ladder.kill,
             state_dir=state_dir,
-            report_file=reports / f"{job_id}.json",
+            report_file=report_file,
             label=f"{subject.engine} of {person.name}",
             job_id=job_id,
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from corral.process import Report
-from corral.service import instances
+from corral.service import instances, spool
 from corral.service.database import Database, StoreError, transaction
 from corral.service.pruning import prune
 from corral.service.rows import (
@@ -253,23 +253,30 @@ class Store:
 
     # Backends and how they ended.
 
-    async def backend_started(
-        self, conversation: str, person: str, account: str, engine: str, pid: int, model: str, job_id: str
-    ) -> str:
-        """A backend runs; the id of its record."""
+    async def new_backend(self, conversation: str, person: str, account: str, engine: str, job_id: str) -> str:
+        """A backend is about to be started; the id of its record. Written first, so that its report finds its place."""
         key = uuid.uuid4().hex
         await self._do(
-            f"insert into backends ({BACKEND}, instance) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (key, conversation, person, account, engine, pid, model or None, job_id, time.time(), self._instance),
+            f"insert into backends ({BACKEND}, instance) values (?, ?, ?, ?, ?, 0, null, ?, ?, ?)",
+            (key, conversation, person, account, engine, job_id, time.time(), self._instance),
         )
         return key
 
-    async def backend_ended(self, backend: str, report: Report, steps: Sequence[dict[str, Any]], why: str) -> None:
-        """Keep how a backend ended. The first report stays."""
+    async def backend_started(self, backend: str, account: str, pid: int, model: str) -> None:
+        """It runs."""
         await self._do(
-            "update backends set ended = ?, verdict = ?, report = ?, steps = ?, why = ? where id = ? and ended is null",
-            (time.time(), report.verdict, json.dumps(report.to_json()), json.dumps(list(steps)), why, backend),
+            "update backends set account = ?, pid = ?, model = ? where id = ?", (account, pid, model or None, backend)
         )
+
+    def backend_not_started(self, backend: str) -> None:
+        """It could not be started. Its record goes, unless its reaper reported that something survived."""
+        self._database.later(lambda connection: self._drop(connection, backend))
+
+    async def backend_ended(self, backend: str, report: Report, steps: Sequence[dict[str, Any]], why: str) -> None:
+        """Keep how a backend ended. The first report stays. What its reaper wrote is not needed any more."""
+        job_id = await self._database.write(lambda connection: _ended(connection, backend, report, steps, why))
+        if job_id and report.empty:  # else its reaper goes on, and will write once more
+            await self._database.read(lambda _: spool.remove(self._state_dir, job_id))
 
     async def lost_backends(self) -> list[BackendRow]:
         """Those without a report whose process is dead, or gone from the store."""
@@ -283,6 +290,14 @@ class Store:
             return [BackendRow(*row) for row in rows]
 
         return await self._database.write(find)
+
+    async def jobs(self, job_ids: Sequence[str]) -> dict[str, bool]:
+        """Of these jobs those that have a record, and whether it tells how they ended."""
+        rows = await self._ask(
+            "select job_id, ended is not null from backends where job_id in (select value from json_each(?))",
+            (json.dumps(list(job_ids)),),
+        )
+        return {job_id: bool(ended) for job_id, ended in rows}
 
     async def report_found(self, backend: str, report: Report) -> None:
         """Keep the report that a lost backend had left."""
@@ -312,6 +327,21 @@ class Store:
         """Delete what has been over since before then. The file gets no smaller: its room is used again."""
         return await self._database.write(lambda connection: prune(connection, before, but=self._instance))
 
+    @property
+    def _state_dir(self) -> Path:
+        return self._database.path.parent
+
+    def _drop(self, connection: sqlite3.Connection, backend: str) -> None:
+        found = connection.execute("select job_id from backends where id = ? and ended is null", (backend,)).fetchone()
+        if found is None:
+            return
+        report = spool.read(self._state_dir, found[0])
+        if report is not None and not report.empty:
+            _ended(connection, backend, report, [], "it did not start")
+            return
+        connection.execute("delete from backends where id = ?", (backend,))
+        spool.remove(self._state_dir, found[0])
+
     async def _ask(self, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         return await self._database.read(lambda connection: connection.execute(sql, _plain(values)).fetchall())
 
@@ -337,6 +367,18 @@ def _end(connection: sqlite3.Connection, turn: str, state: str, reason: str, now
             "update conversations set used = ? where id = (select conversation from turns where id = ?)", (now, turn)
         )
     return bool(done.rowcount)
+
+
+def _ended(
+    connection: sqlite3.Connection, backend: str, report: Report, steps: Sequence[dict[str, Any]], why: str
+) -> str:
+    """Write down how it ended, if that is not known; the id of its job."""
+    connection.execute(
+        "update backends set ended = ?, verdict = ?, report = ?, steps = ?, why = ? where id = ? and ended is null",
+        _plain((time.time(), report.verdict, json.dumps(report.to_json()), json.dumps(list(steps)), why, backend)),
+    )
+    found = connection.execute("select job_id from backends where id = ?", (backend,)).fetchone()
+    return found[0] if found is not None else ""
 
 
 def _new_id(now: float) -> str:
