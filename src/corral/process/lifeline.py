@@ -37,24 +37,31 @@ class Decoder:
     """Cuts a stream of bytes into messages."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        # In pieces, since joining them at each read would cost the square of a long line.
+        self._pieces: list[bytes] = []
+        self._held = 0
         self._skipping = False
 
     def feed(self, data: bytes) -> list[dict[str, Any] | BadMessage]:
         """The messages that are whole now. What is no message is returned as such, and costs only itself."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        first, *others = data.split(b"\n")
         found: list[dict[str, Any] | BadMessage] = []
-        for line in lines:
-            if self._skipping:
-                self._skipping = False
-                continue
-            found.append(_decode(line))
-        if len(self._rest) > MOST_BYTES:
-            self._rest = b""
+        self._hold(first, found)
+        for piece in others:
             if not self._skipping:
-                found.append(BadMessage(f"a message of more than {MOST_BYTES} bytes"))
-            self._skipping = True
+                found.append(_decode(b"".join(self._pieces)))
+            self._pieces, self._held, self._skipping = [], 0, False
+            self._hold(piece, found)
         return found
+
+    def _hold(self, piece: bytes, found: list[dict[str, Any] | BadMessage]) -> None:
+        if self._skipping:
+            return
+        self._pieces.append(piece)
+        self._held += len(piece)
+        if self._held > MOST_BYTES:
+            found.append(BadMessage(f"a message of more than {MOST_BYTES} bytes"))
+            self._pieces, self._held, self._skipping = [], 0, True
 
 
 def _decode(line: bytes) -> dict[str, Any] | BadMessage:
