@@ -142,13 +142,21 @@ class TestChoosing:
     def test_a_sudo_is_spared_exactly_when_something_lives_below_it(self, forest: list[Process]) -> None:
         kept = {process.pid for process in signals.spare_sudo(forest)}
         for process in forest:
-            above_life = any(one.living and process in ancestors(one, forest) for one in forest)
-            assert (process.pid in kept) == (not (signals.is_sudo(process) and above_life))
+            above_others = any(
+                one.living and one.uid != process.uid and process in ancestors(one, forest) for one in forest
+            )
+            assert (process.pid in kept) == (not (signals.is_sudo(process) and above_others))
 
     def test_a_person_s_process_that_calls_itself_sudo_is_not_spared(self) -> None:
         impostor = Process(5, 1, comm="sudo", uid=1000, euid=1000, depth=1)
         child = Process(6, 5, comm="x", state="S", depth=2)
         assert impostor in signals.spare_sudo([impostor, child])
+
+    def test_a_set_uid_program_behind_a_link_named_sudo_is_not_spared(self) -> None:
+        impostor = Process(5, 1, comm="sudo", uid=1000, euid=0, depth=1)
+        child = Process(6, 5, comm="x", state="S", uid=1000, euid=1000, depth=2)
+        assert impostor in signals.spare_sudo([impostor, child])
+        assert impostor not in signals.spare_sudo([impostor, child._replace(uid=1001)])
 
     @given(forest=forests(), real=UIDS, person=UIDS)
     def test_every_process_is_signalled_once_directly_or_through_its_own_account(

@@ -61,6 +61,8 @@ class Ending:
         self._wait = wait
         self._killed: dict[Identity, tuple[float, int]] = {}
         self._idle_sudo: dict[Identity, float] = {}
+        self._relays: set[Identity] = set()
+        """Each sudo that was seen above processes of another account."""
         self._rounds = 0
         self._cost = 0.0
         self._walk_cost = 0.0
@@ -146,7 +148,7 @@ class Ending:
 
     def _ask_to_end(self) -> bool:
         members = self._tracker.members()
-        gentle = signals.spare_sudo(members)
+        gentle = self._without_sudo(members)
         self._signaller.send(signal.SIGTERM, gentle)
         if self._signaller.refusals:
             # Without a rule for kill there is still the relay: sudo passes TERM on to its command.
@@ -191,7 +193,7 @@ class Ending:
     def _freeze(self) -> None:
         # From the root down, and again for whoever was started meanwhile: a stopped process starts nobody.
         for _ in range(_FREEZE_PASSES):
-            running = [p for p in self._tracker.members() if not p.stopped and not signals.is_sudo(p)]
+            running = [process for process in self._without_sudo(self._tracker.members()) if not process.stopped]
             if not running:
                 return
             self._signaller.send(signal.SIGSTOP, running, outermost_first=True)
@@ -238,12 +240,18 @@ class Ending:
     def _due(self, members: list[Process]) -> list[Process]:
         now = time.monotonic()
         due = []
-        for process in signals.spare_sudo(members):
-            if signals.is_sudo(process) and not self._patience_is_over(process, now):
+        for process in self._without_sudo(members):
+            if process.identity in self._relays and not self._patience_is_over(process, now):
                 continue
             if self._killed.get(process.identity, (0.0, 0))[0] <= now:
                 due.append(process)
         return due
+
+    def _without_sudo(self, members: list[Process]) -> list[Process]:
+        kept = signals.spare_sudo(members)
+        pids = {process.pid for process in kept}
+        self._relays.update(process.identity for process in members if process.pid not in pids)
+        return kept
 
     def _patience_is_over(self, process: Process, now: float) -> bool:
         since = self._idle_sudo.setdefault(process.identity, now)
@@ -259,7 +267,7 @@ class Ending:
             members = []
         if not members:
             self._note("what is left could not be named: it ended just now, or is dead and waits for its debugger")
-        spared = {process.pid for process in members} - {process.pid for process in signals.spare_sudo(members)}
+        spared = signals.relays(members)
         return tuple(
             Survivor(
                 pid=process.pid,

@@ -17,36 +17,44 @@ def innermost_first(processes: Iterable[Process]) -> list[Process]:
 
 
 def is_sudo(process: Process) -> bool:
-    """A sudo, or its monitor. Nobody else can have this name and the effective uid 0 without being root."""
+    """Whether it may be a sudo, or its monitor: by name, and with the rights of a set-uid program.
+
+    Any set-uid program can be started by a link of that name. What it does cannot be posed: see `relays`.
+    """
     return process.comm == "sudo" and process.euid == 0 and not _runs_another_program(process.pid)
 
 
 def _runs_another_program(pid: int) -> bool:
-    # Only root may look; and only root's own processes could pose as a sudo.
+    # Only root may look.
     try:
         return not os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("sudo")
     except OSError:
         return False
 
 
-def above_the_living(processes: Collection[Process]) -> set[int]:
-    """The pids that have a living process somewhere below them."""
+def relays(processes: Collection[Process]) -> set[int]:
+    """The pids of each sudo that has a living process of another account somewhere below it.
+
+    That takes more rights than the account has that started it, so nobody gets there by calling a program sudo.
+    """
     by_pid = {process.pid: process for process in processes}
-    above: set[int] = set()
-    for process in processes:
-        if not process.living:
-            continue
-        parent = by_pid.get(process.ppid)
-        while parent is not None and parent.pid not in above:
-            above.add(parent.pid)
-            parent = by_pid.get(parent.ppid)
-    return above
+    candidates = {process.pid for process in processes if is_sudo(process)}
+    found: set[int] = set()
+    for process in processes if candidates else ():
+        passed = {process.pid}
+        above = by_pid.get(process.ppid) if process.living else None
+        while above is not None and above.pid not in passed:
+            if above.pid in candidates and above.uid != process.uid:
+                found.add(above.pid)
+            passed.add(above.pid)
+            above = by_pid.get(above.ppid)
+    return found
 
 
 def spare_sudo(processes: Collection[Process]) -> list[Process]:
-    """Without every sudo that has the living below it: a KILL there orphans them, a TERM reaches them twice."""
-    above = above_the_living(processes)
-    return [process for process in processes if not (is_sudo(process) and process.pid in above)]
+    """Without every sudo that relays: a KILL there orphans what is below it, a TERM reaches that twice."""
+    spared = relays(processes)
+    return [process for process in processes if process.pid not in spared]
 
 
 def may_signal(process: Process, real: int, effective: int) -> bool:
