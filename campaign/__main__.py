@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from campaign.ground import Slot, raise_ground
+from campaign.play import BAD, COUNTS
 from campaign.scenario import FAULTS, draw
-from campaign.world import BAD, COUNTS
 
 MOST_SHOWN = 5
 PROGRESS_EVERY = 5.0
@@ -47,6 +47,7 @@ class Tally:
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     seeds: dict[str, list[int]] = field(default_factory=dict)
     bad: list[dict[str, Any]] = field(default_factory=list)
+    excuses: Counter[str] = field(default_factory=Counter)
 
     def add(self, fault: str, result: dict[str, Any]) -> None:
         """Count one result."""
@@ -55,6 +56,7 @@ class Tally:
         for count in kinds:
             self.counts.setdefault(fault, Counter())[count] += 1
             self.seeds.setdefault(count, []).append(result["seed"])
+        self.excuses.update({text.rpartition(": ")[2] for count, text in result["findings"] if count == "excused"})
         if kinds & set(BAD):
             self.bad.append(result)
 
@@ -213,6 +215,8 @@ def main(given: Sequence[str] | None = None) -> int:
     for name in COUNTS:
         if seeds := run.tally.seeds.get(name):
             sys.stdout.write(f"{name}: seeds {' '.join(map(str, sorted(seeds)[:20]))}\n")
+    for excuse, number in run.tally.excuses.most_common():
+        sys.stdout.write(f"excused {number}: {excuse}\n")
     if run.tally.bad:
         fault = f" --fault '{options.fault}'" if options.fault else ""
         seed = run.tally.bad[0]["seed"]

@@ -14,6 +14,7 @@ import traceback
 from typing import Any, NoReturn
 
 from campaign.ground import Slot
+from campaign.play import play as play_scenario
 from campaign.scenario import draw
 from campaign.world import World
 from tests.harness import namespace
@@ -71,7 +72,7 @@ def _outside(slot: Slot, order: dict[str, Any], writing: int) -> NoReturn:
 def _be_world(slot: Slot, order: dict[str, Any], writing: int) -> NoReturn:
     world = World(draw(order["seed"], only=order.get("only")), slot)
     try:
-        world.play()
+        play_scenario(world)
     except BaseException:  # noqa: BLE001 - whatever the campaign's own fault is, it is told
         world.find("trouble", traceback.format_exc())
     result = {"findings": world.findings, "story": world.story if world.findings or order.get("tell") else []}
