@@ -1,6 +1,7 @@
 """The faults: what goes wrong before the start or at a moment, and how all of it is lifted again."""
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -160,9 +161,17 @@ class Faults:
         self.world.stop.touch()
         for one in self.world.reapers():
             truth.kill(one, signal.SIGCONT)
+            _unlimit(one.pid)
         self.world.signal_supervisor(signal.SIGCONT)
         if lives(self.world.supervisor) is not None:
             self.world.order("let go")
         if self.world.hidden:
             namespace.proc("")
         self.world.tell("the fault is lifted")
+
+
+def _unlimit(pid: int) -> None:
+    """Give back what "fork refused" and "few descriptors" took."""
+    for which, most in ((resource.RLIMIT_NPROC, resource.RLIM_INFINITY), (resource.RLIMIT_NOFILE, 1024)):
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, which, (most, most))

@@ -27,22 +27,20 @@ def test_a_small_campaign_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "right", "wrong", "count"),
+    ("file", "fault", "count"),
     [
-        # The reaper calls a tree empty that it did not wait for.
-        ("trackers.py", "            if pid == 0:\n                return False\n", "            if pid == 0:\n                return True\n", "left"),
-        # A supervisor that inherits takes every child of its own for the job's.
-        ("trackers.py", "        if row.identity in self._known:\n", "        if True:\n", "harmed"),
+        # The reaper calls a tree empty whatever lives of it.
+        ("trackers.py", "Subreaper.empty = lambda self: True", "left"),
+        # Everybody carries the mark of every job.
+        ("mark.py", "carries = lambda pid, mark: bool(mark)", "harmed"),
     ],
     ids=["left", "harmed"],
-)  # fmt: skip
-def test_it_finds_a_fault_that_was_planted(file: str, right: str, wrong: str, count: str, tmp_path: Path) -> None:
+)
+def test_it_finds_a_fault_that_was_planted(file: str, fault: str, count: str, tmp_path: Path) -> None:
     source = tmp_path / "src"
     shutil.copytree(REPOSITORY / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-    path = source / "corral" / "process" / file
-    text = path.read_text()
-    assert right in text
-    path.write_text(text.replace(right, wrong))
+    with (source / "corral" / "process" / file).open("a") as text:
+        text.write(f"\n\n{fault}\n")
     done = campaign("--trees", "40", "--seconds", "15", "--seed", "100", "--fault", "none", "--source", str(source))
     assert done.returncode == 1, f"{done.stdout}{done.stderr[-8000:]}"
     assert re.search(rf"^{count}: seeds", done.stdout, re.MULTILINE), done.stdout
