@@ -1,6 +1,7 @@
 """The plain functions of the process room, over generated input: reading, choosing, calling sudo, judging."""
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from corral.process import lifeline, mark, procfs, signals, sudo
 from corral.process.report import Report, SignalCount, Survivor, judge
 from corral.process.table import Process
-from corral.process.trackers import grow
+from corral.process.trackers import Rows, grow
 
 PIDS = st.integers(2, 4_000_000)
 UIDS = st.integers(0, 60_000)
+NEVER = 1 << 62  # a look that began after all births
 
 
 @st.composite
@@ -98,21 +100,59 @@ class TestReadingStat:
         assert not Process(7, state="Z", threads=1).living
 
 
+NUMBERS = st.integers(1, 30)
+
+
+def walk(lists: Mapping[int, list[int]], parents: Mapping[int, int]) -> list[Process]:
+    """Walk a table in which each row names one parent, whatever the lists of children say."""
+    read = {pid: Process(pid, ppid=parent, start_time=0) for pid, parent in parents.items()}.get
+    return procfs.below(
+        Process(1), lambda: lambda pid: lists.get(pid, []), read, began=1, is_same=lambda process: process.pid == 1
+    )
+
+
+class OneLook(dict[int, Process]):
+    """A table that shows, after a look, these rows."""
+
+    def read(self, pid: int) -> Process | None:
+        return self.get(pid)
+
+
+def rows_of(rows: Iterable[Process], *, began: int = NEVER, now: Iterable[Process] = ()) -> Rows:
+    return Rows(OneLook({row.pid: row for row in now}), rows, began)
+
+
 class TestWalking:
-    @given(edges=st.dictionaries(st.integers(1, 30), st.lists(st.integers(1, 30), max_size=6), max_size=30))
-    def test_a_walk_of_any_table_even_a_circular_one_ends_and_visits_each_once(
-        self, edges: dict[int, list[int]]
-    ) -> None:
-        found = procfs.below(1, lambda pid: edges.get(pid, []), lambda pid: Process(pid))
+    @given(parents=st.dictionaries(NUMBERS, NUMBERS, max_size=30))
+    def test_a_walk_of_any_table_even_a_circular_one_ends_and_visits_each_once(self, parents: dict[int, int]) -> None:
+        lists: dict[int, list[int]] = {}
+        for pid, parent in parents.items():
+            lists.setdefault(parent, []).append(pid)
+        found = walk(lists, parents)
         assert len({process.pid for process in found}) == len(found)
         assert [process.depth for process in found] == sorted(process.depth for process in found)
         reachable, queue = set(), [1]
         while queue:
-            for pid in edges.get(queue.pop(), []):
+            for pid in lists.get(queue.pop(), []):
                 if pid not in reachable and pid != 1:
                     reachable.add(pid)
                     queue.append(pid)
         assert {process.pid for process in found} == reachable
+
+    @given(
+        lists=st.dictionaries(NUMBERS, st.lists(NUMBERS, max_size=6), max_size=30),
+        parents=st.dictionaries(NUMBERS, NUMBERS, max_size=30),
+    )
+    def test_a_walk_takes_nobody_whose_own_row_names_another_parent(
+        self, lists: dict[int, list[int]], parents: dict[int, int]
+    ) -> None:
+        found = {process.pid: process for process in walk(lists, parents)}
+        for process in found.values():
+            line, above = {process.pid}, process
+            while above.ppid != 1 and above.readable:
+                above = found[above.ppid]
+                assert above.pid not in line, "nobody is below itself"
+                line.add(above.pid)
 
     @given(forest=forests(), data=st.data())
     def test_growing_takes_in_everything_below_the_seeds_and_nothing_else(
@@ -121,13 +161,45 @@ class TestWalking:
         seeds = data.draw(st.lists(st.sampled_from(forest), unique=True))
         wanted = {one.pid for one in seeds}
         expected = {one.pid for one in forest if one.pid in wanted or wanted & {a.pid for a in ancestors(one, forest)}}
-        assert {one.pid for one in grow(forest, seeds)} == expected
+        assert {one.pid for one in grow(rows_of(forest), seeds)} == expected
 
     def test_growing_follows_a_session_but_never_this_process_s_own(self) -> None:
         own = os.getsid(0)
         rows = [Process(10, 1, sid=10, start_time=1), Process(11, 1, sid=10, start_time=2), Process(12, 1, sid=own)]
-        assert {one.pid for one in grow(rows, [rows[0]])} == {10, 11}
-        assert {one.pid for one in grow([*rows, Process(13, 1, sid=own)], [rows[2]])} == {12}
+        assert {one.pid for one in grow(rows_of(rows), [rows[0]])} == {10, 11}
+        assert {one.pid for one in grow(rows_of([*rows, Process(13, 1, sid=own)]), [rows[2]])} == {12}
+
+
+class TestRowsOfOneLook:
+    """They were read one after the other: the member at 10, with pid 7 and session 7; the look began at 10, too."""
+
+    MEMBER = Process(7, 1, sid=7, start_time=5)
+
+    def joined(self, other: Process, now: Process | None) -> tuple[list[Process], list[Process], Process | None]:
+        rows = rows_of([self.MEMBER, other], began=10, now=[now] if now else [])
+        session = [row for row in rows.session(self.MEMBER) if row != self.MEMBER]
+        return rows.children(self.MEMBER), session, rows.parent(other)
+
+    @pytest.mark.parametrize("now", [None, MEMBER._replace(start_time=11), MEMBER], ids=["gone", "stranger", "there"])
+    def test_a_child_that_is_older_than_the_look_is_the_members_own(self, now: Process | None) -> None:
+        child = Process(8, 7, sid=7, start_time=9)
+        assert self.joined(child, now) == ([child], [child], self.MEMBER)
+
+    def test_a_newborn_of_a_member_that_is_still_there_is_its_own(self) -> None:
+        newborn = Process(8, 7, sid=7, start_time=10)
+        assert self.joined(newborn, self.MEMBER) == ([newborn], [newborn], self.MEMBER)
+
+    @pytest.mark.parametrize("now", [None, MEMBER._replace(start_time=11)], ids=["gone", "stranger"])
+    def test_a_newborn_of_a_pid_that_changed_hands_is_a_strangers(self, now: Process | None) -> None:
+        assert self.joined(Process(8, 7, sid=7, start_time=10), now) == ([], [], None)
+
+    def test_a_newborn_in_a_session_that_the_member_has_left_is_a_strangers(self) -> None:
+        newborn = Process(8, 1, sid=7, start_time=10)
+        assert self.joined(newborn, self.MEMBER._replace(sid=9))[1] == []
+
+    def test_nobody_is_older_than_its_parent(self) -> None:
+        older = Process(8, 7, sid=8, start_time=4)
+        assert self.joined(older, self.MEMBER) == ([], [], None)
 
 
 class TestChoosing:
@@ -292,14 +364,15 @@ class TestLifelineMessages:
 
 
 class TestMark:
-    @given(soft=st.integers(1, 2**62), hard=st.integers(1, 2**62))
-    def test_both_limits_are_read_from_the_kernels_table(self, soft: int, hard: int) -> None:
+    @given(limits=st.tuples(*[st.integers(1, 2**62)] * 4))
+    def test_both_limits_are_read_from_the_kernels_table(self, limits: tuple[int, int, int, int]) -> None:
         table = (
             b"Limit                     Soft Limit           Hard Limit           Units     \n"
+            b"Max file locks            %-20d %-20d locks     \n"
             b"Max realtime priority     0                    0                    \n"
-            b"Max realtime timeout      %-20d %-20d us        \n" % (soft, hard)
+            b"Max realtime timeout      %-20d %-20d us        \n" % limits
         )
-        assert mark.parse(table) == (soft, hard)
+        assert mark.parse(table) == limits
 
     def test_no_limit_is_no_mark(self) -> None:
         assert mark.parse(b"Max realtime timeout      unlimited            unlimited            us\n") == ()

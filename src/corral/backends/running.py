@@ -30,7 +30,7 @@ from corral.backends.errors import BackendError, ConnectionEndedError, RefusedEr
 from corral.backends.launch import Launch
 from corral.backends.stderr import ErrorOutput
 from corral.backends.turn import Turn
-from corral.process import Job, Process
+from corral.process import Job, JobError, Process
 
 log = logging.getLogger(__name__)
 
@@ -359,7 +359,11 @@ class Running:
         processes = {process.identity for process in self._before}
         # The command leads a session of its own: it is spared even if the look had missed it.
         sessions = {self.job.pid, *(process.sid for process in self._before)}
-        left = await self.job.end_part(lambda one: one.identity not in processes and one.sid not in sessions)
+        try:
+            left = await self.job.end_part(lambda one: one.identity not in processes and one.sid not in sessions)
+        except JobError as error:
+            log.warning("what a turn left running could not be ended: %s", error)
+            return
         if left:
             log.warning("%d processes outlived the turn that started them", len(left))
 

@@ -29,7 +29,7 @@ from corral.process.jobs import describe
 from corral.process.report import Report
 from corral.process.signals import Signaller
 from corral.process.table import Identity, Process, ProcessTable, account_name
-from corral.process.trackers import nothing_found, ordered_by_depth
+from corral.process.trackers import Rows, nothing_found, ordered_by_depth
 from corral.process.whereabouts import REAPER
 
 INITS = frozenset(
@@ -108,26 +108,34 @@ def find_orphans(
         uid = pwd.getpwnam(user).pw_uid
     except KeyError:
         raise JobError(f"there is no account named {user!r} on this host") from None
-    rows = {row.pid: row for row in table.scan()}
+    began = table.clock()
+    rows = Rows(table, table.scan(), began)
     agents = {
-        row.pid for row in rows.values() if row.uid == uid and row.living and is_agent(row, table.arguments(row.pid))
+        row.pid
+        for row in rows.by_pid.values()
+        if row.uid == uid
+        and row.living
+        and is_agent(row, table.arguments(row.pid))
+        # The arguments were read by pid: they are this row's only if the pid is still its own.
+        and table.start_time(row.pid) == row.start_time
     }
     rule = _Rule(table, rows, agents, uid, owned or {})
     roots: dict[int, Process] = {}
     left: dict[int, LeftAlone] = {}
     for pid in agents:
-        top = rule.uppermost(rows[pid])
-        if reason := rule.why_somebodys(top, rows[pid]):
-            left[top.pid] = LeftAlone(rows[pid] if signals.is_sudo(top) else top, reason)
+        agent = rows.by_pid[pid]
+        top = rule.uppermost(agent)
+        if reason := rule.why_somebodys(top, agent):
+            left[top.pid] = LeftAlone(agent if signals.is_sudo(top) else top, reason)
         elif reason := rule.why_undecided(top):
-            left[top.pid] = LeftAlone(rows[pid] if signals.is_sudo(top) else top, reason, owner_known=False)
+            left[top.pid] = LeftAlone(agent if signals.is_sudo(top) else top, reason, owner_known=False)
         else:
             roots[top.pid] = top
     orphans: list[Orphan] = []
     for root in sorted(roots.values(), key=lambda row: row.identity[::-1]):
         # The youngest come last, and are in the tree of an older one where they share its session.
         if root.pid not in left and not any(_holds(one, root) for one in orphans):
-            tree = _grow(rows.values(), [root], _foreign([root]), uid, root.start_time)
+            tree = _grow(rows, [root], _foreign([root]), uid, root.start_time)
             orphans.append(Orphan(root, tuple(row for row in tree if row.living)))
     return Found(user, uid, tuple(orphans), tuple(left.values()), table.hides_others())
 
@@ -166,8 +174,9 @@ class Orphans:
         self._spared = {os.getpid(), *(row.pid for row in _line(os.getpid(), table.read))}
 
     def members(self) -> list[Process]:
-        rows = [row for row in self._table.scan() if row.pid not in self._spared]
-        seeds = [row for row in rows if row.identity in self._known]
+        began = self._table.clock()
+        rows = Rows(self._table, (row for row in self._table.scan() if row.pid not in self._spared), began)
+        seeds = [row for row in rows.by_pid.values() if row.identity in self._known]
         found = [row for row in _grow(rows, seeds, self._foreign, self._uid, self._since) if row.living]
         self._known.update(row.identity for row in found)
         return found
@@ -183,7 +192,7 @@ class _Rule(NamedTuple):
     """The rule of this module, over one look."""
 
     table: ProcessTable
-    rows: Mapping[int, Process]
+    rows: Rows
     agents: Collection[int]
     uid: int
     owned: Mapping[Identity, str]
@@ -191,7 +200,7 @@ class _Rule(NamedTuple):
     def uppermost(self, row: Process) -> Process:
         """The uppermost of the unbroken line of agents and sudos that the process is in."""
         seen = {row.pid}
-        while (above := self.rows.get(row.ppid)) is not None and above.pid not in seen:
+        while (above := self.rows.parent(row)) is not None and above.pid not in seen:
             if above.pid not in self.agents and not signals.is_sudo(above):
                 break
             seen.add(above.pid)
@@ -208,7 +217,7 @@ class _Rule(NamedTuple):
         if top.ppid == 0:
             # What loses such a parent falls to process 1.
             return "its parent lives outside this PID namespace"
-        above = self.rows.get(top.ppid)
+        above = self.rows.parent(top)
         if above is None or above.pid == 1:
             return self._why_of_init(top, agent)
         if above.comm == REAPER:
@@ -219,7 +228,7 @@ class _Rule(NamedTuple):
 
     def why_undecided(self, top: Process) -> str:
         """Why nobody can say whether it is an orphan; '' for one."""
-        above = self.rows.get(top.ppid)
+        above = self.rows.parent(top)
         if above is None:
             return "its parent cannot be seen: look again, or as root"
         if not self._collects(above):
@@ -234,8 +243,10 @@ class _Rule(NamedTuple):
             return "it is on a terminal"
         if unit := self._started_by_init(top):
             return unit
-        if top.pid in {row.pid for row in _line(os.getpid(), self.rows.get)}:
+        if top.pid in {row.pid for row in _line(os.getpid(), self.rows.by_pid.get)}:
             return "this very command runs below it"
+        if any(self.table.start_time(row.pid) != row.start_time for row in (agent, top)):
+            return "it went while it was looked at"
         return ""
 
     def _collects(self, row: Process) -> bool:
@@ -245,7 +256,7 @@ class _Rule(NamedTuple):
         unit = self.table.unit(top.pid)
         if unit and top.sid == top.pid and not unit.endswith(".scope"):
             return f"it leads its session in {unit}, as the first process of a service does"
-        if not unit and top.pgid == top.pid and (above := self.rows.get(top.ppid)) and self._collects(above):
+        if not unit and top.pgid == top.pid and (above := self.rows.parent(top)) and self._collects(above):
             return "it leads its process group, as what its init itself starts does"
         return ""
 
@@ -270,17 +281,8 @@ def _foreign(roots: Collection[Process]) -> set[int]:
     return {0, 1, os.getsid(0), *(root.sid for root in roots if root.sid not in pids)}
 
 
-def _grow(
-    rows: Iterable[Process], seeds: Iterable[Process], foreign: Collection[int], uid: int, since: int
-) -> list[Process]:
+def _grow(rows: Rows, seeds: Iterable[Process], foreign: Collection[int], uid: int, since: int) -> list[Process]:
     """The seeds, what is below them, and the account's younger processes in sessions that were made among them."""
-    by_pid: dict[int, Process] = {}
-    by_parent: dict[int, list[Process]] = {}
-    by_session: dict[int, list[Process]] = {}
-    for row in rows:
-        by_pid[row.pid] = row
-        by_parent.setdefault(row.ppid, []).append(row)
-        by_session.setdefault(row.sid, []).append(row)
     members: dict[int, Process] = {}
     queue = list(seeds)
     while queue:
@@ -288,8 +290,9 @@ def _grow(
         if row.pid in members:
             continue
         members[row.pid] = row
-        queue.extend(by_parent.get(row.pid, ()))
+        queue.extend(rows.children(row))
         # Led by a stranger, it is the stranger's: a session lasts beyond its leader, so that one without may be ours.
-        if row.sid not in foreign and (row.sid in members or row.sid not in by_pid):
-            queue.extend(other for other in by_session[row.sid] if other.uid == uid and other.start_time >= since)
+        # (No stranger can have the pid of a leader who went: it is not given out while the session has members.)
+        if row.sid not in foreign and (row.sid in members or row.sid not in rows.by_pid):
+            queue.extend(other for other in rows.session(row) if other.uid == uid and other.start_time >= since)
     return ordered_by_depth(members)

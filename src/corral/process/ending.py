@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from corral.process import mark as marks
 from corral.process import signals
+from corral.process.errors import describe
 from corral.process.report import Report, Survivor, judge
 from corral.process.signals import Signaller
 from corral.process.table import UNKNOWN, Identity, Process, ProcessTable, account_name, find_living
@@ -262,22 +263,22 @@ class Ending:
     def _survivors(self) -> tuple[Survivor, ...]:
         try:
             members = self._tracker.members()
-        except OSError as error:
-            self._note(f"the survivors could not be listed: {error}")
-            members = []
-        if not members:
-            self._note("what is left could not be named: it ended just now, or is dead and waits for its debugger")
-        spared = signals.relays(members)
-        return tuple(
-            Survivor(
-                pid=process.pid,
-                start_time=process.start_time,
-                user=account_name(process.uid),
-                state=process.state,
-                command=self._table.command(process.pid) or process.comm,
-                reason=self._reason(process, process.pid in spared),
-            )
-            for process in members
+            if not members:
+                self._note("what is left could not be named: it ended just now, or is dead and waits for its debugger")
+            spared = signals.relays(members)
+            return tuple(self._survivor(process, process.pid in spared) for process in members)
+        except Exception as error:  # noqa: BLE001 - a report without a list is better than none
+            self._note(f"the survivors could not be listed: {describe(error)}")
+            return ()
+
+    def _survivor(self, process: Process, spared: bool) -> Survivor:
+        return Survivor(
+            pid=process.pid,
+            start_time=process.start_time,
+            user=account_name(process.uid),
+            state=process.state,
+            command=self._table.command(process.pid) or process.comm,
+            reason=self._reason(process, spared),
         )
 
     def _reason(self, process: Process, spared: bool) -> str:
@@ -300,6 +301,13 @@ class Ending:
         try:
             return step()
         except Exception as error:  # noqa: BLE001 - whatever fails, the tree is not let go: noted, and tried again
-            self._note(f"{type(error).__name__}: {error}")
-            self._wait(_LONGEST)
+            self._note(describe(error))
+            self._rest(_LONGEST)
             return False
+
+    def _rest(self, seconds: float) -> None:
+        try:
+            self._wait(seconds)
+        except Exception as error:  # noqa: BLE001 - the same: what fails while waiting must not end the ending
+            self._note(describe(error))
+            time.sleep(seconds)

@@ -26,3 +26,9 @@ class StartError(JobError):
 
 class LedgerError(JobError):
     """The ledger's folder, key or record cannot be used."""
+
+
+def describe(error: BaseException) -> str:
+    """An error in a few words, the same ones each time: without the path, which in /proc is another one each time."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{type(error).__name__}: {text}"

@@ -1,7 +1,8 @@
 """What a supervisor does when a reaper is killed: the tree has fallen to it, and it ends the tree the same way.
 
 For that the supervisor is a child subreaper while it has jobs. The ending runs in a thread of its own, because it
-waits, and a killed reaper must not stop an event loop.
+waits, and a killed reaper must not stop an event loop. Nothing that fails in it may lose the tree or leave a caller
+waiting: it looks again until it can, and says at the end of the ladder what it knows by then.
 """
 
 from __future__ import annotations
@@ -17,37 +18,76 @@ from typing import NamedTuple
 
 from corral.process import ledger, prctl, sudo
 from corral.process.ending import Ending, Ladder
-from corral.process.errors import LedgerError
+from corral.process.errors import LedgerError, describe
 from corral.process.host import host_table
-from corral.process.report import Report
+from corral.process.report import SURVIVORS, Report
 from corral.process.signals import Signaller
-from corral.process.table import Identity, account_uid
+from corral.process.table import UNKNOWN, Identity
 from corral.process.trackers import Adopted, Portable, Tracker
 
 CALL_PAUSE = 0.005  # seconds
 
-_jobs = 0
+_LOOK_FIRST, _LOOK_LAST = 0.01, 60.0
+_THREAD_PAUSE = 1.0
+"""Seconds after which a thread is asked for again."""
+
+_RESERVE = 8
+"""Descriptors kept for endings: a look takes one at a time, the record one, a report and a call of sudo two."""
+
+_jobs: dict[bool, int] = {True: 0, False: 0}
+"""How many jobs there are, by whether this process adopts what their reapers would lose."""
 _was_subreaper = False
+_reserve: list[int] = []
+_borrowers = 0
+"""Endings that the reserve was given up for."""
 _lock = threading.Lock()
 
 
-def become_subreaper() -> None:
-    """Count one more job; with the first, orphans of a killed reaper fall to this process."""
-    global _jobs, _was_subreaper
+def add_job(*, adopts: bool) -> None:
+    """Count one more job. With the first that needs it, orphans of a killed reaper fall to this process."""
+    global _was_subreaper
     with _lock:
-        if _jobs == 0:
+        if adopts and _jobs[True] == 0:
             _was_subreaper = prctl.is_child_subreaper()
             prctl.set_child_subreaper(True)
-        _jobs += 1
+        _jobs[adopts] += 1
+    _keep_reserve()
 
 
-def stop_being_subreaper() -> None:
-    """Count one job less; with the last, this process adopts nobody any more, unless it did before."""
-    global _jobs
+def remove_job(*, adopts: bool) -> None:
+    """Count one job less. With the last, this process adopts nobody any more, unless it did before."""
     with _lock:
-        _jobs -= 1
-        if _jobs == 0:
+        _jobs[adopts] -= 1
+        if adopts and _jobs[True] == 0:
             prctl.set_child_subreaper(_was_subreaper)
+        if not any(_jobs.values()):
+            _close_reserve()
+
+
+def _keep_reserve() -> None:
+    with _lock, suppress(OSError):
+        while any(_jobs.values()) and not _borrowers and len(_reserve) < _RESERVE:
+            _reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _close_reserve() -> None:
+    while _reserve:
+        os.close(_reserve.pop())
+
+
+def _borrow_reserve() -> None:
+    """Give the reserve up for an ending. Others may be faster, so that the ending must try again."""
+    global _borrowers
+    with _lock:
+        _borrowers += 1
+        _close_reserve()
+
+
+def _return_reserve() -> None:
+    global _borrowers
+    with _lock:
+        _borrowers -= 1
+    _keep_reserve()
 
 
 class Inheritance(NamedTuple):
@@ -59,7 +99,8 @@ class Inheritance(NamedTuple):
     reaper_pid: int
     seeds: set[Identity]
     mark: int
-    user: str
+    uid: int
+    """The account of the command; UNKNOWN if it had not been told yet."""
     ladder: Ladder
     report_file: str | None
     adopts: bool
@@ -76,21 +117,27 @@ class Inheritance(NamedTuple):
         What survives is held and tried again with growing pauses, for as long as this process lives; let_go is called
         in the loop when nothing is left to hold.
         """
+        inherited = _Inherited(self)
 
-        def tell(call: Callable[..., None], *arguments: object) -> None:
+        def tell(call: Callable[..., object], *arguments: object) -> None:
             with suppress(RuntimeError):  # The loop was closed meanwhile: nobody waits for it.
                 loop.call_soon_threadsafe(call, *arguments)
 
         def end() -> None:
-            inherited = _Inherited(self)
             tell(done, inherited.end(), inherited.status)
             if inherited.release():
                 tell(let_go)
             else:
-                # A daemon: what cannot be ended must not keep this process from exiting.
-                _start_thread(lambda: hold(inherited), f"corral-hold-{self.job_id}", daemon=True)
+                hold_in_thread()
 
-        def hold(inherited: _Inherited) -> None:
+        def hold_in_thread() -> None:
+            try:
+                # A daemon: what cannot be ended must not keep this process from exiting.
+                _start_thread(hold, f"corral-hold-{self.job_id}", daemon=True)
+            except RuntimeError:
+                tell(loop.call_later, _THREAD_PAUSE, hold_in_thread)
+
+        def hold() -> None:
             inherited.hold()
             tell(let_go)
 
@@ -102,7 +149,7 @@ class Inheritance(NamedTuple):
 
 
 class _Inherited:
-    """The ending of an inherited tree, and the record that is kept until nothing is left."""
+    """The ending of an inherited tree, and the record that is kept until nothing is left. None of it raises."""
 
     def __init__(self, known: Inheritance) -> None:
         self.status: int | None = None
@@ -110,61 +157,134 @@ class _Inherited:
         self._known = known
         self._claim: ledger.Claim | None = None
         self._report: Report | None = None
-        seeds, notes = set(known.seeds), ["the reaper was killed; the supervisor ended the tree"]
-        try:
-            entry = ledger.find(known.state_dir, known.job_id)
-            if entry is not None:
-                seeds |= entry.members
-                self._claim = ledger.claim(entry.path)
-        except (LedgerError, OSError) as error:
-            notes.append(f"the record could not be read ({error}): the job's mark had to do")
-        table = host_table()
-        person = account_uid(known.user)
-        tracker: Tracker
-        if known.adopts and sys.platform == "linux":
-            tracker = Adopted(seeds, known.mark, self._on_exit)
-        else:
-            tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0)
-        self._table = table
-        self._ending = Ending(
-            tracker,
-            Signaller(table, person=person),
-            table,
-            time.sleep,
-            mark=known.mark,
-            notes=notes,
-            job_id=known.job_id,
-        )
+        self._ending: Ending | None = None
+        self._notes = ["the reaper was killed; the supervisor ended the tree"]
 
     def end(self) -> Report:
-        report = self._ending.run(self._known.ladder, cause="reaper_died", ended_by="supervisor")
-        self._wait_for_calls()
-        self._report = self._written(report)
+        began = time.monotonic()
+        _borrow_reserve()
+        try:
+            report = self._end_by(began + self._known.ladder.grace + self._known.ladder.kill)
+            self._wait_for_calls()
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the end must hear of it
+            report = self._not_seen(error)
+        self._report = self._written(report._replace(seconds=time.monotonic() - began))
+        _return_reserve()
         return self._report
 
     def release(self) -> bool:
         """Let go of the record if nothing is left."""
         empty = self._report is not None and self._report.empty
         if empty and self._claim is not None:
-            self._claim.release(remove=True)
+            claim, self._claim = self._claim, None
+            with suppress(OSError):
+                claim.release(remove=True)
         return empty
 
     def hold(self) -> None:
         """Stay at it until nothing is left."""
-        self._report = self._written(self._ending.hold(time.sleep, cause="reaper_died", ended_by="supervisor"))
-        self.release()
+        pause = _LOOK_FIRST
+        _borrow_reserve()
+        while not self.release():
+            try:
+                self._ending = self._ending or self._prepare()
+                report = self._ending.hold(self._rest, cause="reaper_died", ended_by="supervisor")
+                self._report = self._written(report)
+            except Exception as error:  # noqa: BLE001 - the same
+                self._note(f"it was not possible to look: {describe(error)}")
+                self._rest(pause)
+                pause = min(2 * pause, _LOOK_LAST)
+        _return_reserve()
+
+    def _rest(self, seconds: float) -> None:
+        _return_reserve()
+        time.sleep(seconds)
+        _borrow_reserve()
+
+    def _end_by(self, deadline: float) -> Report:
+        """Prepare, again and again if need be, and end the tree with what is left of the ladder's time."""
+        pause = _LOOK_FIRST
+        while self._ending is None:
+            try:
+                self._ending = self._prepare()
+            except Exception as error:  # noqa: BLE001 - no descriptors, no memory: there may be some in a moment
+                if time.monotonic() >= deadline:
+                    return self._not_seen(error)
+                time.sleep(pause)
+                pause = min(2 * pause, max(_LOOK_FIRST, deadline - time.monotonic()))
+        left, (grace, kill) = max(0.0, deadline - time.monotonic()), self._known.ladder
+        ladder = Ladder(max(0.0, min(grace, left - kill)), min(kill, left))
+        return self._ending.run(ladder, cause="reaper_died", ended_by="supervisor")
+
+    def _prepare(self) -> Ending:
+        """Read the record and set up the ending. Raises OSError if this process cannot look at anything."""
+        table, known = host_table(), self._known
+        _make_sure_of_descriptors()
+        seeds = known.seeds | self._recorded()
+        # Once more: the ledger takes what it cannot open for what is not there.
+        _make_sure_of_descriptors()
+        tracker: Tracker
+        if known.adopts and sys.platform == "linux":
+            tracker = Adopted(seeds, known.mark, self._on_exit)
+        else:
+            tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0)
+        return Ending(
+            tracker,
+            Signaller(table, person=known.uid if known.uid != UNKNOWN else os.getuid()),
+            table,
+            time.sleep,
+            mark=known.mark,
+            notes=self._notes,
+            job_id=known.job_id,
+        )
+
+    def _recorded(self) -> frozenset[Identity]:
+        try:
+            entry = ledger.find(self._known.state_dir, self._known.job_id)
+            if entry is not None:
+                self._claim = self._claim or ledger.claim(entry.path)
+                return entry.members
+        except (LedgerError, OSError) as error:
+            self._note(f"the record could not be read ({error}): the job's mark had to do")
+        return frozenset()
+
+    def _not_seen(self, error: Exception) -> Report:
+        self._note(f"it was not possible to look at the tree, which may live: {describe(error)}")
+        return Report(
+            SURVIVORS,
+            None,
+            0.0,
+            cause="reaper_died",
+            ended_by="supervisor",
+            notes=tuple(self._notes),
+            job_id=self._known.job_id,
+            ended_at=round(time.time(), 3),
+        )
 
     def _written(self, report: Report) -> Report:
-        return report if self._known.report_file is None else report.written(self._known.report_file)
+        if self._known.report_file is None:
+            return report
+        try:
+            return report.written(self._known.report_file)
+        except Exception as error:  # noqa: BLE001 - the report is told all the same
+            return report._replace(notes=(*report.notes, f"the report could not be written: {describe(error)}"))
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
 
     def _wait_for_calls(self) -> None:
         """Wait until the calls of sudo that the reaper had under way are over.
 
         They are not the tree's: the reaper led their session. But after the report they must not signal anybody.
         """
+        if self._ending is None:
+            return  # Nothing can be looked at.
         deadline = time.monotonic() + sudo.CALL_TIMEOUT
         while time.monotonic() < deadline:
-            calls = [process for process in self._table.scan() if process.sid == self._known.reaper_pid]
+            calls = [process for process in host_table().scan() if process.sid == self._known.reaper_pid]
+            if any(process.pid == self._known.reaper_pid for process in calls):
+                return  # The pid was given to another process, which it is not as long as anybody is in the session.
             for process in calls:
                 if process.ppid == os.getpid():
                     with suppress(ChildProcessError):
@@ -176,6 +296,10 @@ class _Inherited:
     def _on_exit(self, pid: int, status: int) -> None:
         if pid == self._known.command_pid:
             self.status = os.waitstatus_to_exitcode(status)
+
+
+def _make_sure_of_descriptors() -> None:
+    os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _start_thread(work: Callable[[], object], name: str, *, daemon: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import signal
 import socket
@@ -17,12 +18,12 @@ from corral.process import ledger, lifeline, part, procfs
 from corral.process import limits as resource_limits
 from corral.process import mark as marks
 from corral.process.ending import Ladder
-from corral.process.errors import JobError, StartError
+from corral.process.errors import JobError, StartError, describe
 from corral.process.host import host_table, why_unusable
-from corral.process.inherit import Inheritance, become_subreaper, stop_being_subreaper
-from corral.process.report import Report
+from corral.process.inherit import Inheritance, add_job, remove_job
+from corral.process.report import SURVIVORS, Report
 from corral.process.report import clear as clear_report
-from corral.process.table import Identity, Process, is_this_account
+from corral.process.table import UNKNOWN, Identity, Process, is_this_account, remember_account
 
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
@@ -36,6 +37,7 @@ _REAPER_MARGIN = 10.0
 _EXIT_WITHIN = 5.0
 _SUSPEND_WITHIN = 10.0
 _STREAM_LIMIT = 1 << 20
+_NOT_STARTED = "the reaper could not be started"
 _BOOT = os.path.join(os.path.dirname(__file__), "boot.py")
 # What sudo and the reaper need to work; a command under another account gets its environment from sudo.
 _BARE_NAMES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ")
@@ -66,10 +68,14 @@ class Job:
         self._state_dir = state_dir
         self._report_file = report_file
         self._mark = mark
-        self._start_time = -1
+        self._command: Identity | None = None
+        """The command, until the reaper has collected it: from then on its pid can be anybody's."""
+        self._reaper_identity: Identity = (-1, UNKNOWN)
+        self._uid = UNKNOWN
+        """The account that the command runs as; not known before the start."""
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self._started: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._started: asyncio.Future[None] = loop.create_future()
         self._status: asyncio.Future[int] = loop.create_future()
         self._report: asyncio.Future[Report] = loop.create_future()
         self._wire: _Wire | None = None
@@ -133,7 +139,7 @@ class Job:
         wanted_cwd = _absolute(cwd) if cwd is not None else None
         # First of all: a start that fails must not leave the report of an earlier run to be taken for its own.
         notice = _clear_report(report_path) if report_path is not None else ""
-        _check(argv, {**(kept_env or {}), **(env or {})}, grace, kill, tracker)
+        _check(argv, user, {**(kept_env or {}), **(env or {})}, grace, kill, tracker)
         resource_limits.check(limits or {})
         job_id = job_id or ledger.new_id()
         if not ledger.is_id(job_id):
@@ -246,10 +252,17 @@ class Job:
         self._report.exception()
 
     def tree(self) -> list[Process]:
-        """The living tree now, parents before children; the command has depth 1. Empty on hosts without /proc."""
+        """The living tree now, parents before children; the command has depth 1.
+
+        A picture and no proof: it is empty as well on hosts without /proc, when no descriptor is left to look with, and
+        when the reaper was killed.
+        """
         if (self.report is not None and self.report.empty) or sys.platform != "linux":
             return []
-        return procfs.tree_of(self.reaper_pid)
+        try:
+            return procfs.tree_of(self._reaper_identity)
+        except OSError:
+            return []
 
     async def end_part(
         self, choose: Callable[[Process], bool], *, grace: float = 1.0, kill: float = 3.0
@@ -257,11 +270,11 @@ class Job:
         """End those of the living tree that `choose` picks and keep the rest; who is left after grace + kill seconds.
 
         There is no proof in it, as there is in `end`: a process that forks faster than it is looked for can escape.
-        A caller that is cancelled does not cut it short.
+        A caller that is cancelled does not cut it short. Raises JobError if the tree could not be looked at.
         """
         if self._report.done() or sys.platform != "linux":
             return []
-        return await asyncio.to_thread(part.end_part, self.reaper_pid, self.user, choose, grace=grace, kill=kill)
+        return await asyncio.to_thread(part.end_part, self._reaper_identity, self.user, choose, grace=grace, kill=kill)
 
     async def __aenter__(self) -> Self:
         return self
@@ -275,26 +288,26 @@ class Job:
         await asyncio.sleep(0)
 
     async def _begin(self, config: dict[str, Any], streams: tuple[int | None, int | None, int | None]) -> None:
-        own, theirs = (_above_the_streams(end) for end in socket.socketpair())
-        own.setblocking(False)
+        own, theirs = _lifeline()
         self._adopts = config["tracker"] != "portable"
-        if self._adopts:
-            become_subreaper()
+        add_job(adopts=self._adopts)
         try:
             self._reaper = _start_reaper(theirs.fileno(), streams)
         except BaseException:
             own.close()
-            self._stop_adopting()
+            self._forget()
             raise
         finally:
             theirs.close()
         self.reaper_pid = self._reaper.pid
         try:
+            # Nobody has waited for it: the pid is surely its own.
+            self._reaper_identity = (self.reaper_pid, host_table().start_time(self.reaper_pid) or UNKNOWN)
             _, self._wire = await self._loop.create_connection(lambda: _Wire(self), sock=own)
         except BaseException:
             # The closed lifeline ends the reaper, which has nothing yet.
             own.close()
-            self._stop_adopting()
+            self._forget()
             raise
         try:
             self._send({"start": config})
@@ -302,7 +315,7 @@ class Job:
                 self._request_end(self._unsent_end)
             await self._connect_streams(self._reaper)
             async with asyncio.timeout(_START_WITHIN):
-                started = await asyncio.shield(self._started)
+                await asyncio.shield(self._started)
         except StartError as error:
             await self._failed_to_start(error)
         except TimeoutError:
@@ -314,8 +327,6 @@ class Job:
             # The loop is closing: the lifeline goes with it.
             self._abandon()
             raise
-        else:
-            self.pid, self._start_time, self.user = started["pid"], started["start_time"], started["user"]
 
     async def _connect_streams(self, reaper: subprocess.Popen[bytes]) -> None:
         if reaper.stdin is not None:
@@ -354,9 +365,8 @@ class Job:
         failure.report = report
         raise failure from None
 
-    def _stop_adopting(self) -> None:
-        if self._adopts:
-            stop_being_subreaper()
+    def _forget(self) -> None:
+        remove_job(adopts=self._adopts)
 
     def _abandon(self, beginning: asyncio.Future[None] | None = None) -> None:
         """End what nobody will ask for. It is driven by the wire, and needs nobody to wait for it."""
@@ -406,13 +416,25 @@ class Job:
             self._watchdog = self._loop.call_later(grace + self._ladder.kill + _REAPER_MARGIN, reaper.kill)
 
     def on_message(self, message: dict[str, Any]) -> None:
-        """Take in what the reaper says. For the wire."""
+        """Take in what the reaper says. For the wire. What is malformed costs only itself."""
+        try:
+            self._take_in(message)
+        except (KeyError, TypeError, ValueError) as error:
+            self.notices.append(f"a message of the reaper was not understood ({describe(error)}): {list(message)[:3]}")
+
+    def _take_in(self, message: dict[str, Any]) -> None:
         if "started" in message and not self._started.done():
-            self._started.set_result(message["started"])
+            started = message["started"]
+            pid, uid, user = int(started["pid"]), int(started["uid"]), str(started["user"])
+            self._command = (pid, int(started["start_time"]))
+            self.pid, self._uid, self.user = pid, uid, user
+            remember_account(uid, user)
+            self._started.set_result(None)
         elif "error" in message and not self._started.done():
-            self._started.set_exception(StartError(message["error"]["kind"], message["error"]["message"]))
+            self._started.set_exception(StartError(str(message["error"]["kind"]), str(message["error"]["message"])))
         elif "exited" in message and not self._status.done():
             self._status.set_result(int(message["exited"]))
+            self._command = None
         elif "notice" in message:
             self.notices.append(str(message["notice"]))
         elif "suspended" in message:
@@ -458,7 +480,7 @@ class Job:
             self._loop.call_later(pause, self._collect_reaper)
             return
         if self._told is not None and self._told.empty:
-            self._stop_adopting()
+            self._forget()
             # Only now: an empty verdict covers the reaper too.
             self._finish(self._told)
         else:
@@ -466,20 +488,25 @@ class Job:
 
     def _inherit(self) -> None:
         """The reaper was killed: the tree, or what it still held of it, has fallen to this process, which ends it."""
-        seeds = {(self.pid, self._start_time)} if self.pid > 0 else set()
         inheritance = Inheritance(
             state_dir=self._state_dir,
             job_id=self.id,
             command_pid=self.pid,
             reaper_pid=self.reaper_pid,
-            seeds=seeds,
+            seeds={self._command} if self._command is not None else set(),
             mark=self._mark,
-            user=self.user,
+            uid=self._uid,
             ladder=self._ladder,
             report_file=self._report_file,
             adopts=self._adopts,
         )
-        inheritance.start(self._loop, self._inherited, self._stop_adopting)
+        try:
+            inheritance.start(self._loop, self._inherited, self._forget)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the end must hear of it
+            note = f"the reaper was killed, and the supervisor could not end the tree: {describe(error)}"
+            self._finish(
+                Report(SURVIVORS, None, 0.0, cause="reaper_died", ended_by="supervisor", notes=(note,), job_id=self.id)
+            )
 
     def _inherited(self, report: Report, status: int | None) -> None:
         if status is not None and not self._status.done():
@@ -508,6 +535,15 @@ class _Wire(asyncio.Protocol):
         self._job.on_lifeline_closed()
 
 
+def _lifeline() -> tuple[socket.socket, socket.socket]:
+    try:
+        own, theirs = (_above_the_streams(end) for end in socket.socketpair())
+    except OSError as error:
+        raise StartError("fork", f"{_NOT_STARTED} ({error.strerror}): close some files, or raise the limit") from error
+    own.setblocking(False)
+    return own, theirs
+
+
 def _above_the_streams(end: socket.socket) -> socket.socket:
     # Where the caller has closed its standard streams, a new socket would get the number of one of them.
     if end.fileno() > 2:
@@ -517,18 +553,20 @@ def _above_the_streams(end: socket.socket) -> socket.socket:
     return socket.socket(fileno=above)
 
 
-def _check(argv: Sequence[str], env: Mapping[str, str], grace: float, kill: float, tracker: str) -> None:
+def _check(
+    argv: Sequence[str], user: str | None, env: Mapping[str, str], grace: float, kill: float, tracker: str
+) -> None:
     if tracker not in TRACKERS:
         raise StartError("invalid", f"tracker {tracker!r} is not one of {', '.join(TRACKERS)}")
     if not argv:
         raise StartError("invalid", "there is no command to run")
-    if bad := [word for word in [*argv, *env] if "\0" in word]:
-        raise StartError("invalid", f"{bad[0]!r} holds a NUL byte")
+    if bad := [word for word in [*argv, *env, user or ""] if not _can_be_told(word)]:
+        raise StartError("invalid", f"{bad[0]!r} holds a NUL byte, or what no argument can hold")
     # The value is not shown: it may be a secret.
-    if names := [name for name, value in env.items() if not name or "=" in name or "\0" in value]:
+    if names := [name for name, value in env.items() if not name or "=" in name or not _can_be_told(value)]:
         raise StartError("invalid", f"the variable {names[0]!r} cannot be given to a command: a bad name or a NUL byte")
-    if grace < 0 or kill < 0:
-        raise StartError("invalid", "grace and kill are seconds, and not negative")
+    if not (0 <= grace < math.inf and 0 <= kill < math.inf):
+        raise StartError("invalid", "grace and kill are seconds: finite, and not negative")
     # One message carries both to the reaper; the kernel would refuse them at a fraction of that.
     if sum(map(len, [*argv, *env, *env.values()])) > lifeline.MOST_BYTES // 8:
         raise StartError("invalid", "the arguments and the environment are larger than any command may have")
@@ -537,7 +575,10 @@ def _check(argv: Sequence[str], env: Mapping[str, str], grace: float, kill: floa
 def _own_identity() -> Identity:
     if (why := why_unusable()) is not None:
         raise StartError("proc", f"no job can be held here: {why}")
-    start_time = host_table().start_time(os.getpid())
+    try:
+        start_time = host_table().start_time(os.getpid())
+    except OSError as error:
+        raise StartError("fork", f"{_NOT_STARTED} ({error.strerror}): close some files, or raise the limit") from error
     if start_time is None:
         # A record that does not know its supervisor would be taken for a dead one's, and its job ended by a sweep.
         raise StartError(
@@ -551,9 +592,17 @@ def _absolute(path: str | os.PathLike[str]) -> str:
         found = os.path.abspath(path)
     except FileNotFoundError:
         raise StartError("cwd", "this process's own folder is gone, and a path is relative to it") from None
-    if "\0" in found:
-        raise StartError("invalid", f"the path {found!r} holds a NUL byte")
+    if not _can_be_told(found):
+        raise StartError("invalid", f"the path {found!r} holds a NUL byte, or what no file name can hold")
     return found
+
+
+def _can_be_told(word: str) -> bool:
+    """Whether the kernel takes it as a name or an argument."""
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
 
 
 def _clear_report(path: str) -> str:
@@ -590,7 +639,7 @@ def _start_reaper(descriptor: int, streams: tuple[int | None, int | None, int | 
         )
     except OSError as error:
         raise StartError(
-            "fork", f"the reaper could not be started ({error.strerror}): end some processes, or raise the limit"
+            "fork", f"{_NOT_STARTED} ({error.strerror}): end some processes, or raise the limit"
         ) from error
 
 

@@ -6,12 +6,11 @@ import os
 from typing import Any, NamedTuple
 
 from corral.process import ledger, procfs
-from corral.process import mark as marks
 from corral.process.errors import LedgerError
 from corral.process.host import host_table, why_unusable
 from corral.process.ledger import Entry
-from corral.process.table import Process, ProcessTable, account_name, find_living
-from corral.process.trackers import grow
+from corral.process.table import Process, ProcessTable, account_name, find_living, is_child
+from corral.process.trackers import Rows, carries_mark, grow
 from corral.process.whereabouts import ELSEWHERE, HERE, locate
 
 _HIDDEN = "nothing of it is seen, but processes may be hidden from this account (hidepid)"
@@ -88,16 +87,18 @@ def _look(table: ProcessTable, entry: Entry) -> LiveJob:
     reaper = find_living(table, entry.reaper)
     supervisor = find_living(table, entry.supervisor)
     if reaper is not None and table is procfs and entry.mark:
-        tree = procfs.tree_of(reaper.pid)
+        tree = procfs.tree_of(reaper.identity)
     else:
         # Without a mark the reaper may have to do without a subreaper, and the tree need not be below it.
-        rows = list(table.scan())
+        began = table.clock()
+        found = list(table.scan())
+        rows = Rows(table, found, began)
         seeds = [
             row
-            for row in rows
+            for row in found
             if row.identity in entry.members
-            or marks.carries(row.pid, entry.mark)
-            or (reaper is not None and row.ppid == reaper.pid and row.sid != reaper.pid)
+            or carries_mark(table, row, entry.mark)
+            or (reaper is not None and row.sid != reaper.pid and is_child(row, reaper, began, rows.is_same))
         ]
         tree = [process for process in grow(rows, seeds) if process.living]
     state = "running" if supervisor and reaper else "ending" if reaper or supervisor else "orphaned"

@@ -7,28 +7,35 @@ import time
 from collections.abc import Callable
 
 from corral.process import procfs, signals
+from corral.process.errors import JobError, describe
 from corral.process.table import Identity, Process, account_uid
 
 _PAUSE_FIRST, _PAUSE_LAST = 0.01, 0.1  # seconds between two looks
 
 
-def end_part(reaper: int, user: str, choose: Callable[[Process], bool], *, grace: float, kill: float) -> list[Process]:
+def end_part(
+    reaper: Identity, user: str, choose: Callable[[Process], bool], *, grace: float, kill: float
+) -> list[Process]:
     """End the living below a reaper that `choose` picks: TERM at once, KILL after `grace` seconds; who is left after.
 
     It takes `grace` + `kill` seconds at the most, beyond a call of sudo that hangs. Whoever forks faster than the looks
-    follow can escape it; the end of the whole job does not let that one go.
+    follow can escape it; the end of the whole job does not let that one go. Where the reaper has gone, nobody is left
+    to be found. Raises JobError if the tree could not be looked at (no descriptors were left).
     """
     signaller = signals.Signaller(procfs, person=account_uid(user))
-    identity = (reaper, procfs.start_time(reaper))
     began = time.monotonic()
     killed = False
     pause = _PAUSE_FIRST
     asked: set[Identity] = set()
     while True:
-        if procfs.start_time(reaper) != identity[1]:
-            return []  # the job has ended meanwhile, and its pid may be another's
-        left = [process for process in procfs.tree_of(reaper) if process.living and choose(process)]
         now = time.monotonic() - began
+        try:
+            left = [process for process in procfs.tree_of(reaper) if choose(process)]
+        except OSError as error:
+            if now >= grace + kill:
+                raise JobError(f"the tree could not be looked at: {describe(error)}") from error
+            time.sleep(_PAUSE_LAST)
+            continue
         # A call of sudo can take all the time there is: nobody is given up without a KILL.
         if not left or (now >= grace + kill and killed):
             return left

@@ -7,12 +7,16 @@ costs; `scan` reads all of /proc.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 
-from corral.process.table import UNKNOWN, Births, Namespace, Process
+from corral.process.table import UNKNOWN, Births, Identity, Namespace, Process, is_child, is_gone
 from corral.process.typed import NamedTuple
 
 _CHUNK = 16384
+_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_REREADS = 2
+"""So many times a walk goes after what was moved by deaths while it was under way."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CAP_SYS_PTRACE = 19
 _INITIAL_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, the same on every Linux
@@ -66,19 +70,23 @@ def parse_uids(status: bytes) -> tuple[int, int, int]:
 
 
 def stat(pid: int) -> Stat | None:
-    """The stat line of a process, or None if it is gone or hidden."""
+    """The stat line of a process, or None if it is gone or hidden. Raises OSError if that cannot be said."""
+    text = _slurp_of(pid, "stat")
     try:
-        return parse_stat(_slurp(f"/proc/{pid}/stat"))
-    except (OSError, ValueError):
+        return parse_stat(text) if text is not None else None
+    except ValueError:
         return None
 
 
 def read(pid: int) -> Process | None:
-    """The process, or None if it is gone or hidden (hidepid=2)."""
+    """The process, or None if it is gone or hidden (hidepid=2). Raises OSError if that cannot be said."""
+    stat_text, status_text = _slurp_of(pid, "stat"), _slurp_of(pid, "status")
+    if stat_text is None or status_text is None:
+        return None
     try:
-        line = parse_stat(_slurp(f"/proc/{pid}/stat"))
-        real, effective, saved = parse_uids(_slurp(f"/proc/{pid}/status"))
-    except (OSError, ValueError):
+        line = parse_stat(stat_text)
+        real, effective, saved = parse_uids(status_text)
+    except ValueError:
         return None
     return Process(
         pid=pid,
@@ -100,6 +108,11 @@ def start_time(pid: int) -> int | None:
     """The start time of the process that has this pid now, or None if it is gone or hidden."""
     line = stat(pid)
     return line.start_time if line is not None else None
+
+
+def clock() -> int:
+    """A start time that no process born from now on falls below: now, in clock ticks since boot."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _TICK
 
 
 def scan() -> Iterator[Process]:
@@ -187,10 +200,7 @@ def command(pid: int) -> str:
 
 def arguments(pid: int) -> list[str]:
     """The command line as it is, or an empty list."""
-    try:
-        text = _slurp(f"/proc/{pid}/cmdline").decode("utf-8", "replace")
-    except OSError:
-        return []
+    text = (_slurp_of(pid, "cmdline") or b"").decode("utf-8", "replace")
     return text.removesuffix("\0").split("\0") if text else []
 
 
@@ -202,10 +212,7 @@ def terminal(pid: int) -> bool:
 
 def unit(pid: int) -> str:
     """The systemd unit that it is in, by its control group of v2, or by systemd's own of v1; or ''."""
-    try:
-        return unit_in(_slurp(f"/proc/{pid}/cgroup").decode("utf-8", "replace"))
-    except OSError:
-        return ""
+    return unit_in((_slurp_of(pid, "cgroup") or b"").decode("utf-8", "replace"))
 
 
 def unit_in(cgroups: str) -> str:
@@ -264,31 +271,28 @@ def has_ended(other: Namespace) -> bool:
 def _may_be_init(pid: int, began: int) -> bool:
     try:
         numbers = pids_in_namespaces(_slurp(f"/proc/{pid}/status"))
+        if numbers and numbers[-1] != 1:
+            return False
+        process = read(pid)
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:
         return True
-    if numbers and numbers[-1] != 1:
-        return False
-    process = read(pid)
     # Dead and not yet waited for, it has outlived all others of its namespace (pid_namespaces(7)).
     return not numbers or process is None or (process.start_time == began and process.living)
 
 
-def children(pid: int) -> list[int]:
-    """Children of every thread of a process. Raises FileNotFoundError where the kernel has no children files."""
-    found: list[int] = []
+def children(pid: int) -> list[int] | None:
+    """Children of every thread of a process, or None if it is gone or hidden. Raises OSError if that cannot be said."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return found
+    except OSError as error:
+        if is_gone(error):
+            return None
+        raise
+    found: list[int] = []
     for tid in threads:
-        try:
-            found.extend(map(int, _slurp(f"/proc/{pid}/task/{tid}/children").split()))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        except OSError:
-            continue
+        found.extend(map(int, (_slurp_of(pid, f"task/{tid}/children") or b"").split()))
     return found
 
 
@@ -297,56 +301,167 @@ def has_children_files() -> bool:
     return os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
-def descendants(root: int, *, by_scan: bool = False) -> list[Process]:
+def descendants(root: int, *, start_time: int | None = None, by_scan: bool = False) -> list[Process]:
     """Everything below a process, zombies included, parents before their children.
+
+    start_time: that of the process meant, where it can have gone, and its pid can be another's by now.
 
     A child that the kernel lists but will not show (hidepid=2) comes as a Process of which only pid, ppid and depth
     are known. While thousands of children end during the read, living ones can be missing: a list for rounds, not a
-    proof.
+    proof. Raises OSError where nothing can be read.
     """
-    children_of = _children_by_scan() if by_scan else children
-    return below(root, children_of, read)
+    if root == os.getpid():
+        start_time = UNKNOWN  # It is surely there, and no child is older.
+    elif start_time is None and (line := stat(root)) is not None:
+        start_time = line.start_time
+    if start_time is None or (start_time == UNKNOWN and root != os.getpid()):
+        return []
+    look = _children_by_scan if by_scan else _children_by_files
+    return below(Process(root, start_time=start_time), look, read, began=clock(), is_same=_is_same)
 
 
-def tree_of(reaper: int) -> list[Process]:
+def tree_of(reaper: Identity) -> list[Process]:
     """The living tree of a job. The reaper's own calls of sudo share its session, which no member of the job can."""
-    return [process for process in descendants(reaper) if process.living and process.sid != reaper]
+    found = descendants(reaper[0], start_time=reaper[1])
+    return [process for process in found if process.living and process.sid != reaper[0]]
+
+
+ChildrenOf = Callable[[int], Collection[int] | None]
+"""The pids of the children of a process, as far as can be seen; None for a process that is gone."""
 
 
 def below(
-    root: int, children_of: Callable[[int], Iterable[int]], read_one: Callable[[int], Process | None]
+    root: Process,
+    look: Callable[[], ChildrenOf],
+    read_one: Callable[[int], Process | None],
+    *,
+    began: int,
+    is_same: Callable[[Process], bool],
 ) -> list[Process]:
-    """Walk breadth first from the children of root. A pid is visited once, whatever the table claims."""
-    found: list[Process] = []
-    seen = {root}
+    """Walk breadth first from the children of root, and take only what is surely below it (`table.is_child`).
+
+    A pid is visited once, whatever the table claims. Where somebody died or was handed on during the walk, the lists of
+    those above it are read again: what it lost is below one of them.
+    """
+    walk = _Walk(root, read_one, began, is_same)
     level = [root]
-    depth = 0
-    while level:
-        depth += 1
-        below_level: list[int] = []
-        for parent in level:
-            for pid in children_of(parent):
-                if pid in seen:
-                    continue
-                seen.add(pid)
-                process = read_one(pid)
-                found.append(process._replace(depth=depth) if process else Process(pid, ppid=parent, depth=depth))
-                below_level.append(pid)
-        level = below_level
-    return found
+    for _ in range(1 + _REREADS):
+        walk.down(level, look())
+        level = walk.disturbed()
+        if not level:
+            break
+    return sorted(walk.found.values(), key=lambda process: process.depth)
 
 
-def _children_by_scan() -> Callable[[int], Iterable[int]]:
+class _Walk:
+    """What a walk has found, and where it was disturbed."""
+
+    def __init__(
+        self,
+        root: Process,
+        read_one: Callable[[int], Process | None],
+        began: int,
+        is_same: Callable[[Process], bool],
+    ) -> None:
+        self.found: dict[int, Process] = {}
+        self._root = root
+        self._read_one = read_one
+        self._began = began
+        self._is_same = is_same
+        self._left: set[int] = set()
+        """Pids whose lists of children named somebody who is no longer there, or who went themselves."""
+
+    def down(self, level: list[Process], children_of: ChildrenOf) -> None:
+        while level:
+            below_level: list[Process] = []
+            for parent in level:
+                listed = children_of(parent.pid)
+                if listed is not None:
+                    below_level += self._take(parent, listed, children_of)
+                elif parent.readable:
+                    self._left.add(parent.ppid)
+            level = below_level
+
+    def disturbed(self) -> list[Process]:
+        """Those above the places where somebody went since this was asked last."""
+        above: dict[int, Process] = {}
+        for pid in self._left:
+            process = self._known(pid)
+            while process is not None and process.pid not in above:
+                above[process.pid] = process
+                process = self._known(process.ppid)
+        self._left.clear()
+        return list(above.values())
+
+    def _take(self, parent: Process, listed: Collection[int], children_of: ChildrenOf) -> list[Process]:
+        """Read the children that a list names. All rows come before the question whether the parent is the same."""
+        new = dict.fromkeys(pid for pid in listed if pid not in self.found and pid != self._root.pid)
+        if not new:
+            return []
+        rows = [(pid, self._read_one(pid)) for pid in new]
+        same: dict[int, bool] = {}
+
+        def is_same(process: Process) -> bool:
+            if process.pid not in same:
+                same[process.pid] = self._is_same(process)
+            return same[process.pid]
+
+        taken: list[Process] = []
+        unseen: set[int] = set()
+        for pid, row in rows:
+            if row is None:
+                unseen.add(pid)
+                continue
+            # Not always the parent that listed it: an orphan may have gone to another member meanwhile.
+            above = self._known(row.ppid)
+            if above is not None and is_child(row, above, self._began, is_same):
+                taken.append(row._replace(depth=above.depth + 1))
+            else:
+                self._left.add(parent.pid)
+        if unseen:
+            # What is hidden is still in the list; what has gone is not.
+            hidden = unseen.intersection(children_of(parent.pid) or ()) if is_same(parent) else set()
+            taken += [Process(pid, ppid=parent.pid, depth=parent.depth + 1) for pid in hidden]
+            if unseen - hidden:
+                self._left.add(parent.pid)
+        self.found.update((process.pid, process) for process in taken)
+        return taken
+
+    def _known(self, pid: int) -> Process | None:
+        return self._root if pid == self._root.pid else self.found.get(pid)
+
+
+def _is_same(process: Process) -> bool:
+    """Whether the pid is still this process's: a second look, after which what was read of it can be believed."""
+    return process.pid == os.getpid() or start_time(process.pid) == process.start_time
+
+
+def _children_by_files() -> ChildrenOf:
+    return children
+
+
+def _children_by_scan() -> ChildrenOf:
     by_parent: dict[int, list[int]] = {}
     for pid in _pids():
         line = stat(pid)
         if line is not None:
             by_parent.setdefault(line.ppid, []).append(pid)
-    return lambda pid: by_parent.get(pid, ())
+    # Each list once: a scan shows nobody who is hidden, so whoever cannot be read afterwards has gone.
+    return lambda pid: by_parent.pop(pid, ())
 
 
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _slurp_of(pid: int, name: str) -> bytes | None:
+    """A file of a process, or None if the process is gone or hidden. Raises OSError for what says nothing of it."""
+    try:
+        return _slurp(f"/proc/{pid}/{name}")
+    except OSError as error:
+        if is_gone(error):
+            return None
+        raise
 
 
 def _slurp(path: str) -> bytes:

@@ -7,11 +7,17 @@ this was written: it is tested on Linux against `procfs`.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import psutil
 
-from corral.process.table import UNKNOWN, Births, Namespace, Process
+from corral.process.table import UNKNOWN, Births, Namespace, Process, is_gone
+
+_Answer = TypeVar("_Answer")
+_CLOCK_MARGIN = 2.0
+"""Seconds by which start times may be off: psutil on Linux knows the time of boot to the second."""
 
 _STATES = {
     psutil.STATUS_RUNNING: "R",
@@ -26,20 +32,18 @@ _STATES = {
 
 
 def read(pid: int) -> Process | None:
-    """The process, or None if it is gone or may not be read."""
-    try:
-        return _row(psutil.Process(pid))
-    except (psutil.Error, OSError, ValueError):
-        return None
+    """The process, or None if it is gone or may not be read. Raises OSError if that cannot be said."""
+    return _ask(lambda: _row(psutil.Process(pid)))
 
 
 def start_time(pid: int) -> int | None:
     """The start time of the process that has this pid now, or None."""
-    try:
-        created: float = psutil.Process(pid).create_time()
-        return round(created * 1_000_000)
-    except (psutil.Error, OSError):
-        return None
+    return _ask(lambda: round(psutil.Process(pid).create_time() * 1_000_000))
+
+
+def clock() -> int:
+    """A start time that no process born from now on falls below, unless the clock of the host is set back."""
+    return round((time.time() - _CLOCK_MARGIN) * 1_000_000)
 
 
 def scan() -> Iterator[Process]:
@@ -62,25 +66,19 @@ def births() -> Births | None:
 def command(pid: int) -> str:
     """The command line with its arguments joined by spaces, or ''."""
     try:
-        return " ".join(psutil.Process(pid).cmdline())
-    except (psutil.Error, OSError):
+        return " ".join(arguments(pid))
+    except OSError:
         return ""
 
 
 def arguments(pid: int) -> list[str]:
     """The command line as it is, or an empty list."""
-    try:
-        return list(psutil.Process(pid).cmdline())
-    except (psutil.Error, OSError):
-        return []
+    return _ask(lambda: list(psutil.Process(pid).cmdline())) or []
 
 
 def terminal(pid: int) -> bool:
     """Whether the process has a controlling terminal."""
-    try:
-        return psutil.Process(pid).terminal() is not None
-    except (psutil.Error, OSError):
-        return False
+    return _ask(lambda: psutil.Process(pid).terminal()) is not None
 
 
 def unit(_pid: int) -> str:
@@ -115,8 +113,8 @@ def _row(process: psutil.Process) -> Process:
         return Process(
             pid=process.pid,
             ppid=process.ppid(),
-            pgid=_ask(os.getpgid, process.pid),
-            sid=_ask(os.getsid, process.pid),
+            pgid=_number(os.getpgid, process.pid),
+            sid=_number(os.getsid, process.pid),
             start_time=round(process.create_time() * 1_000_000),
             state=_STATES.get(status, "?"),
             threads=threads,
@@ -128,7 +126,19 @@ def _row(process: psutil.Process) -> Process:
         )
 
 
-def _ask(call: Callable[[int], int], pid: int) -> int:
+def _ask(question: Callable[[], _Answer]) -> _Answer | None:
+    """The answer, or None for a process that is gone or may not be read. Raises OSError for what says neither."""
+    try:
+        return question()
+    except (psutil.Error, ValueError):
+        return None
+    except OSError as error:
+        if is_gone(error):
+            return None
+        raise
+
+
+def _number(call: Callable[[int], int], pid: int) -> int:
     try:
         return call(pid)
     except OSError:

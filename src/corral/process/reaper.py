@@ -18,7 +18,7 @@ from collections.abc import Callable
 from corral.process import command, lifeline, prctl, sudo
 from corral.process.command import Command, Launch, Plan
 from corral.process.ending import Ending, Ladder
-from corral.process.errors import LedgerError, StartError
+from corral.process.errors import LedgerError, StartError, describe
 from corral.process.host import host_table
 from corral.process.ledger import Record
 from corral.process.report import Report
@@ -162,6 +162,7 @@ class Reaper:
             "pid": launch.pid,
             "start_time": self._table.start_time(launch.pid) or UNKNOWN,
             "user": launch.plan.user,
+            "uid": launch.plan.uid,
         }
         self.wire.send({"started": started})
         command.release_streams()
@@ -253,10 +254,11 @@ class Reaper:
         while not self._cause:
             now = time.monotonic()
             if now >= next_refresh:
-                members = self._tracker.members()
-                self._write_members(members)
-                pause = _REFRESH_FIRST if len(members) != known else min(pause * 2, _REFRESH_LAST)
-                known = len(members)
+                members = self._guard(self._tracker.members)
+                if members is not None:
+                    self._write_members(members)
+                    pause = _REFRESH_FIRST if len(members) != known else min(pause * 2, _REFRESH_LAST)
+                    known = len(members)
                 next_refresh = now + max(pause, _REFRESH_SHARE * (time.monotonic() - now))
             self._wait(next_refresh - time.monotonic())
             self._tracker.collect()
@@ -396,8 +398,9 @@ class Reaper:
         return report._replace(notes=(*report.notes, note))
 
     def _deliver(self, report: Report) -> None:
-        report = self._explained(report)
-        told = report if self._report_file is None else report.written(self._report_file)
+        told = report = self._explained(report)
+        if (path := self._report_file) is not None:
+            told = self._guard(lambda: report.written(path)) or report
         self._guard(lambda: self.wire.send({"report": told.to_json()}))
 
     def _rest(self, seconds: float) -> None:
@@ -424,7 +427,7 @@ class Reaper:
             self._note(text)
 
     def _note(self, what: object) -> None:
-        text = what if isinstance(what, str) else f"{type(what).__name__}: {what}"
+        text = describe(what) if isinstance(what, BaseException) else str(what)
         if text not in self._notes:
             self._notes.append(text)
 

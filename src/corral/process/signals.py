@@ -127,7 +127,7 @@ class Signaller:
 
         with_groups adds the process groups to the call of another account: kill(2) of a group is atomic against fork.
         Every group of the tree was made within the tree (the command leads a session of its own, and a group cannot
-        leave its session), so no stranger is in one.
+        leave its session), so no stranger is in one. Its number is not given out as a pid while anybody is in it.
         """
         name = number.name.removeprefix("SIG")
         real, effective = os.getuid(), os.geteuid()

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from corral.process.typed import NamedTuple, Protocol
 
@@ -92,13 +93,20 @@ class Namespace(NamedTuple):
 
 
 class ProcessTable(Protocol):
-    """What the trackers ask of the host. None of these raises for a process that is gone."""
+    """What the trackers ask of the host.
+
+    None of these raises for a process that is gone or hidden. They raise OSError where nothing can be said of it,
+    because this process has no descriptor or no memory left: not being able to look never means that nobody is there.
+    """
 
     def read(self, pid: int) -> Process | None:
         """The process, or None if there is none with that pid that may be read."""
 
     def start_time(self, pid: int) -> int | None:
         """The start time of the process that has this pid now, or None if there is none that may be read."""
+
+    def clock(self) -> int:
+        """A start time that no process born from now on falls below."""
 
     def scan(self) -> Iterator[Process]:
         """Every process that may be read, zombies included, the newest pids first. Its cost grows with the host."""
@@ -129,6 +137,28 @@ class ProcessTable(Protocol):
 
     def has_ended(self, namespace: Namespace) -> bool:
         """Whether a PID namespace of this boot has surely ended, and with it every process that was in it."""
+
+
+def is_child(child: Process, parent: Process, began: int, is_same: Callable[[Process], bool]) -> bool:
+    """Whether one row of a look surely shows a child of another.
+
+    A ppid is only a number, and rows are read one after the other: in between, the parent can go and its pid can become
+    a stranger's. A child that is older than the look cannot be that stranger's: the stranger took the pid over after
+    the parent's row was read, and nobody is older than its parent (an orphan goes to an ancestor, so that holds for
+    subreapers and init too). For a child born since, is_same must see that its parent is still there.
+
+    began: `ProcessTable.clock` before the first row was read. is_same is called after the child's row was read.
+    """
+    if child.ppid != parent.pid:
+        return False
+    if not child.readable:
+        return True  # Such a row comes from the parent's own list of children; `procfs.below` has checked it.
+    return child.start_time >= parent.start_time and (child.start_time < began or is_same(parent))
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether an error of reading a process says that it is gone or hidden; of any other it says nothing at all."""
+    return error.errno in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM)
 
 
 def find_living(table: ProcessTable, identity: Identity) -> Process | None:

@@ -4,7 +4,7 @@
 |---|---|---|
 | Subreaper | everything below this process | ECHILD: the kernel's word that no descendant is left |
 | Portable | what was ever seen below the command; for a sweep, what is marked | scans of the table found nothing |
-| Adopted | what fell to this process when a reaper was killed | ECHILD; beside other children, walks found nothing |
+| Adopted | what fell to this process with a killed reaper, and is surely the job's | ECHILD; else walks found nothing |
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable
 from corral.process import mark as marks
 from corral.process import procfs
 from corral.process.report import NO_CHILDREN
-from corral.process.table import Births, Identity, Process, ProcessTable
+from corral.process.table import UNKNOWN, Births, Identity, Process, ProcessTable, is_child
 from corral.process.typed import Protocol
 
 _WALL = 0x40000000 if sys.platform == "linux" else 0
@@ -161,12 +161,15 @@ class Portable:
         spares: Iterable[int] = (),
     ) -> None:
         self._table = table
-        self.blind = table.hides_others()
         self._known: set[Identity] = set(seeds)
         self._on_exit = on_exit
         self._collects: set[int] = set()
         self._mark = mark
         self._spares = {0, 1, os.getpid(), *spares}
+
+    @property
+    def blind(self) -> bool:
+        return self._table.hides_others()
 
     def members(self) -> list[Process]:
         found = [process for process in self._find() if process.living]
@@ -196,35 +199,37 @@ class Portable:
     def _find(self) -> list[Process]:
         rows: list[Process] = []
         seeds: list[Process] = []
+        began = self._table.clock()
         for row in self._table.scan():
             if row.pid in self._spares:
                 continue
             rows.append(row)
             # The mark is asked for at once: a link of a chain does not live to the end of the scan.
-            if row.identity in self._known or marks.carries(row.pid, self._mark):
+            if row.identity in self._known or carries_mark(self._table, row, self._mark):
                 seeds.append(row)
-        return grow(rows, seeds)
+        return grow(Rows(self._table, rows, began), seeds)
 
 
 class Adopted:
     """What fell to this process, a child subreaper, when the reaper of a job was killed.
 
-    This process has other children as well, so membership is asked of each: named in the record, marked, limited
-    otherwise than this process (what it starts itself inherits its limits; what lost a mark cannot have them again), or
-    in a session with one that is. Only its own orphans are collected, each by its pid: the statuses of other children
-    belong to whoever started them. What can still be missed is a chain that drops the mark and hands on faster than
-    this looks.
+    This process has other children as well, so only what is surely the job's is a member: what is named in the record,
+    what carries the job's own mark, what is below such a one or in a session with it. Not being able to look at a
+    process is an error and no sign of anything. Only members are collected, each by its pid: the statuses of other
+    children belong to whoever started them. What can be missed is what dropped the mark before the record knew it.
     """
 
     freezes = False
 
     def __init__(self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None]) -> None:
-        self.blind = procfs.hides_others()
         self._known: set[Identity] = set(seeds)
         self._mark = mark
         self._on_exit = on_exit
         self._alone = False
-        self._own_limits = marks.limits(os.getpid())
+
+    @property
+    def blind(self) -> bool:
+        return procfs.hides_others()
 
     @property
     def proof(self) -> str | None:
@@ -245,42 +250,86 @@ class Adopted:
                 self._on_exit(pid, status)
 
     def empty(self) -> bool:
+        self._alone = False
         self.collect()
         try:
             # WNOWAIT leaves every status where it is; what is asked is whether there is any child at all.
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            self._alone = False
         except ChildProcessError:
             self._alone = True
             return True
         return nothing_found(self._find, procfs.births)
 
     def _find(self) -> list[Process]:
+        began = procfs.clock()
         rows = procfs.descendants(os.getpid(), by_scan=not procfs.has_children_files())
-        found = grow(rows, [row for row in rows if self._is_member(row)])
+        seeds = [row for row in rows if row.identity in self._known or carries_mark(procfs, row, self._mark)]
+        found = grow(Rows(procfs, rows, began), seeds)
         self._known.update(row.identity for row in found)
         return found
 
-    def _is_member(self, row: Process) -> bool:
-        if row.identity in self._known:
-            return True
-        limits = marks.limits(row.pid)
-        if limits is None:
-            return False
-        return self._mark in limits or (bool(self._mark) and row.ppid == os.getpid() and limits != self._own_limits)
+
+def carries_mark(table: ProcessTable, row: Process, mark: int) -> bool:
+    """Whether the process of a row has a job's mark. Raises OSError if that cannot be said."""
+    # Limits are read by pid: they are this row's only if the pid is still its own afterwards.
+    return marks.carries(row.pid, mark) and table.start_time(row.pid) == row.start_time
 
 
-def grow(rows: Iterable[Process], seeds: Iterable[Process]) -> list[Process]:
+class Rows:
+    """The rows of one look at a table, joined by parent and by session only where that is sure.
+
+    They are read one after the other, and numbers are used again: see `table.is_child` for parents. A session's number
+    is not given out again as long as anybody is in the session, its leader or not, and nobody enters a session but by
+    being born in it. So a process that is older than the look was in it when the first row of it was read; for one
+    that was born since, the member must still be there, and still in the session, after all rows were read.
+    """
+
+    def __init__(self, table: ProcessTable, rows: Iterable[Process], began: int) -> None:
+        """began: `table.clock()` before the first row was read."""
+        self.by_pid: dict[int, Process] = {}
+        self._table = table
+        self._began = began
+        self._by_parent: dict[int, list[Process]] = {}
+        self._by_session: dict[int, list[Process]] = {}
+        self._now: dict[int, Process | None] = {}
+        for row in rows:
+            self.by_pid[row.pid] = row
+            self._by_parent.setdefault(row.ppid, []).append(row)
+            self._by_session.setdefault(row.sid, []).append(row)
+
+    def children(self, parent: Process) -> list[Process]:
+        """The rows that surely show children of this one."""
+        return [row for row in self._by_parent.get(parent.pid, ()) if is_child(row, parent, self._began, self.is_same)]
+
+    def parent(self, row: Process) -> Process | None:
+        """The row that surely shows the parent of this one."""
+        parent = self.by_pid.get(row.ppid)
+        return parent if parent is not None and is_child(row, parent, self._began, self.is_same) else None
+
+    def session(self, member: Process) -> list[Process]:
+        """The rows that are surely in the session of this one."""
+        return [
+            row
+            for row in self._by_session.get(member.sid, ())
+            if row.start_time < self._began or (self.is_same(member) and self._still(member).sid == member.sid)
+        ]
+
+    def is_same(self, row: Process) -> bool:
+        """Whether the pid of a row is still that process's, after all rows were read."""
+        return self._still(row).identity == row.identity
+
+    def _still(self, row: Process) -> Process:
+        if row.pid not in self._now:
+            self._now[row.pid] = self._table.read(row.pid)
+        return self._now[row.pid] or Process(UNKNOWN)
+
+
+def grow(rows: Rows, seeds: Iterable[Process]) -> list[Process]:
     """The seeds with everything below them and everything in their sessions, parents before children.
 
     A seed's session was made inside the job, or the seed would not be a member: so whoever shares it is one too. The
     session of this very process is never followed.
     """
-    by_parent: dict[int, list[Process]] = {}
-    by_session: dict[int, list[Process]] = {}
-    for row in rows:
-        by_parent.setdefault(row.ppid, []).append(row)
-        by_session.setdefault(row.sid, []).append(row)
     own_session = os.getsid(0)
     members: dict[int, Process] = {}
     queue = list(seeds)
@@ -289,9 +338,9 @@ def grow(rows: Iterable[Process], seeds: Iterable[Process]) -> list[Process]:
         if row.pid in members:
             continue
         members[row.pid] = row
-        queue.extend(by_parent.get(row.pid, ()))
+        queue.extend(rows.children(row))
         if row.sid > 1 and row.sid != own_session:
-            queue.extend(by_session[row.sid])
+            queue.extend(rows.session(row))
     return ordered_by_depth(members)
 
 

@@ -61,12 +61,12 @@ def marks() -> Findings:
     if sys.platform != "linux":
         yield skip("job marks", "they are Linux's")
     elif mark.choose():
-        yield ok("job marks", "there is room for them in RLIMIT_RTTIME")
+        yield ok("job marks", "there is room for them in RLIMIT_LOCKS or RLIMIT_RTTIME")
     else:
         yield warn(
             "job marks",
-            "RLIMIT_RTTIME is limited here: a sweep finds only what the ledger names",
-            "take the limit off (LimitRTTIME=infinity in the unit)",
+            "RLIMIT_LOCKS and RLIMIT_RTTIME are limited here: a sweep finds only what the ledger names",
+            "lift one of the limits (LimitLOCKS=infinity in the unit)",
         )
 
 
