@@ -124,7 +124,7 @@ def test_a_start_that_hangs_for_too_long_is_an_error_of_its_own(service: Service
     code = """
 import asyncio, sys
 from corral.process import Job, StartError, job
-job._START_WITHIN = 0.5  # seconds, of 30: time enough for a reaper to start up
+job._START_WITHIN = 2.0  # seconds, of 30: time enough for a reaper to start up
 
 async def main():
     try:
@@ -136,4 +136,4 @@ asyncio.run(main())
 """
     done = service.run([service.python, "-c", code, str(service.state_dir), str(program)])
     assert done.stdout.startswith("hung proven_empty"), (done.stdout, done.stderr)
-    service.wait_empty(2)
+    service.wait_empty(10)
