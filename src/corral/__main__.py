@@ -9,6 +9,7 @@ import sys
 from io import TextIOWrapper
 from typing import NoReturn
 
+_NO_THREAD = "can't start new thread"  # Python's own words; there is no type for it
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -34,6 +35,10 @@ def main() -> None:
         if why := _lost_output():
             _complain(f"what it has to say cannot be written: {why}")
         raise
+    except RuntimeError as error:
+        if str(error) != _NO_THREAD:
+            raise
+        _complain("the host refuses another thread: end some processes, or raise the limit (ulimit -u, a pids limit)")
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise

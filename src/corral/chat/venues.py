@@ -226,4 +226,8 @@ async def _open_store(state_dir: Path, elsewhere: Path) -> tuple[Store, str]:
     try:
         return await Store.open(state_dir, what="chat"), ""
     except StoreError as error:
-        return await Store.open(elsewhere, what="chat"), str(error)
+        forgetful = str(error)
+    try:
+        return await Store.open(elsewhere, what="chat"), forgetful
+    except StoreError as error:
+        raise VenueError(str(error)) from None

@@ -69,8 +69,10 @@ class Database:
         self._thread = Thread(target=_work, args=(self._orders,), name=f"store {path}", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError as error:
-            raise StoreError(f"{path} cannot be had: the host refuses another thread ({error})") from None
+        except RuntimeError:
+            raise StoreError(
+                f"{path} cannot be had: the host refuses another thread: end some processes, or raise the limit"
+            ) from None
         self._answers = True
         self._connection: sqlite3.Connection | None = None  # the thread's own, and so is the next
         self._held = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from corral.process import LedgerError, Report, SweepResult, ledger, sweep
+from corral.process import JobError, Report, SweepResult, ledger, sweep
 from corral.service import spool
 from corral.service.store import StoreError
 
@@ -34,7 +34,7 @@ async def recover(state_dir: Path, store: Store) -> SweepResult | None:
     result: SweepResult | None = None
     try:
         result = await asyncio.to_thread(sweep, state_dir)
-    except LedgerError as error:
+    except JobError as error:  # a ledger that cannot be used, a thread that cannot be had
         log.error("not swept", error=str(error))
     if result is not None:
         for one in result.swept:
@@ -58,7 +58,7 @@ async def take_in_reports(state_dir: Path, store: Store, swept: Mapping[str, Rep
         await _remove_known(state_dir, store)
     except FileNotFoundError:
         pass  # there never was a report
-    except (StoreError, LedgerError, OSError) as error:
+    except (StoreError, JobError, OSError) as error:
         log.error("reports were not taken in", error=str(error))
 
 
