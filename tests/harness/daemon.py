@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +83,11 @@ def write_config(folder: Path, *people: str, more: str = '[ladder]\ngrace = "500
     return file
 
 
-def start(folder: Path, config: Path, env: dict[str, str] | None = None) -> Daemon:
-    """Start it; it may not be ready yet."""
+def start(folder: Path, config: Path, env: dict[str, str] | None = None, *, before: Sequence[str] = ()) -> Daemon:
+    """Start it, behind the words of `before`; it may not be ready yet."""
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "corral", "serve", "--config", str(config)],
+            [*before, sys.executable, "-m", "corral", "serve", "--config", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -27,6 +27,10 @@ same, by its reaper; the next start tells whose turn was cut.
 )
 def serve(config: ConfigFile = None) -> None:
     """Run the service."""
+    from corral.process import as_init
+
+    as_init.fork_if_process_1()
+
     from corral.chat import serving
 
     raise typer.Exit(run(serving.run(config, say)))

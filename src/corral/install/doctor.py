@@ -129,6 +129,7 @@ def _of_the_machine() -> list[Check]:
         Check("children files", host.children_files),
         Check("hidden processes", host.hidden_processes),
         Check("job marks", host.marks),
+        Check("process 1", host.process_1),
         Check("clock", host.clock),
         Check("bytecode", installation.bytecode),
     ]

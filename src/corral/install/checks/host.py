@@ -9,6 +9,10 @@ from pathlib import Path
 import corral
 from corral.install.finding import Findings, error, ok, skip, warn
 from corral.process import mark, prctl, procfs
+from corral.process.table import Identity
+
+COLLECTED_WITHIN = 1.0
+"""Seconds after which a dead child of process 1 counts as one that nobody collects."""
 
 _SCAN = "endings are called empty_by_scan here, never proven_empty"
 
@@ -68,6 +72,37 @@ def marks() -> Findings:
             "RLIMIT_LOCKS and RLIMIT_RTTIME are limited here: a sweep finds only what the ledger names",
             "lift one of the limits (LimitLOCKS=infinity in the unit)",
         )
+
+
+def process_1() -> Findings:
+    """Whether the dead are collected: in many containers process 1 is a program that waits for nobody."""
+    label = "process 1"
+    if sys.platform != "linux":
+        yield skip(label, "it is launchd here")
+        return
+    name = _name_of(1)
+    uncollected = _dead_children_of(1)
+    deadline = time.monotonic() + COLLECTED_WITHIN
+    while uncollected and time.monotonic() < deadline:
+        time.sleep(0.05)
+        uncollected &= _dead_children_of(1)
+    if uncollected:
+        yield warn(
+            label,
+            f"{name} does not collect what dies: {len(uncollected)} dead processes stay in the process table",
+            "start the container with an init (docker run --init), or with `corral serve` as its process 1",
+        )
+    else:
+        yield ok(label, f"{name}: no dead process is left uncollected")
+
+
+def _name_of(pid: int) -> str:
+    process = procfs.read(pid)
+    return process.comm if process is not None else "a process that is hidden"
+
+
+def _dead_children_of(pid: int) -> set[Identity]:
+    return {process.identity for process in procfs.scan() if process.ppid == pid and not process.living}
 
 
 def clock() -> Findings:
