@@ -4,12 +4,17 @@ import io
 import json
 import logging
 
+import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from corral import view
-from corral.backends.base import Text
+from corral.backends.base import Text, ToolEnded, ToolOutput, ToolStarted
+from corral.chat import wording
 from corral.chat.printing import JsonPrinter
-from corral.printable import harmless
+from corral.chat.transcript import Transcript
+from corral.printable import as_shown, harmless
 from corral.process import Report
 from corral.service import logs
 from tests.harness.driving import Driver
@@ -23,6 +28,50 @@ def test_as_json_controls_are_escapes_and_the_value_is_whole() -> None:
     assert harmless(out.getvalue()) == out.getvalue()
     assert "ü→" in out.getvalue()
     assert json.loads(out.getvalue())["delta"] == said
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        ("\rProgress 33%\rProgress 66%\rProgress 99%\n", "Progress 99%\n"),
+        ("one\r\ntwo\r\n", "one\ntwo\n"),
+        ("100%\rok", "ok0%"),
+        ("100%\r\x1b[Kok", "ok"),
+        ("100%\x1b[2K\rok", "ok"),
+        ("12345\x1b[1K\rab", "ab"),
+        ("\x1b[32m50%\x1b[0m\r\x1b[32m99%\x1b[0m\r", "99%"),
+        ("ab\b\bc\b\b\bd", "db"),
+        ("a\r\r\nb", "a\nb"),
+        ("\x1b]0;title\x07x\r\x1b[2Jy", "y"),
+        ("before\n10%\r20%\nafter", "before\n20%\nafter"),
+    ],
+)
+def test_what_a_tool_printed_is_shown_as_a_terminal_would(printed: str, shown: str) -> None:
+    assert as_shown(printed) == shown
+    told = wording.last_output(ToolEnded("t", "command", "x", "failed", 3, printed))
+    assert [line.plain for line in told] == [f"  {line}" for line in shown.rstrip().splitlines()]
+
+
+@given(
+    st.text(st.sampled_from(["a", "b", "\r", "\n", "\b", "\x1b", "[", "K", "2", "\x9b", "\u202e", "é"]), max_size=30)
+)
+def test_what_is_shown_of_a_tool_is_harmless(printed: str) -> None:
+    shown = as_shown(printed)
+    assert harmless(shown) == shown
+    assert "\r" not in shown
+
+
+def test_a_bar_that_moves_is_shown_live_in_its_last_state() -> None:
+    transcript = Transcript(lambda _: None, lambda _: 0.0)
+    transcript.show(ToolStarted("t", "command", "make"))
+    for piece in ("\rProgress 33%", "\rProgress 66%", "\rProgress 99%"):
+        transcript.show(ToolOutput("t", piece))
+    assert transcript.live(80, 4) == [("class:dim", "  Progress 99%")]
+
+
+def test_what_is_asked_hides_nothing_behind_a_carriage_return() -> None:
+    assert harmless("rm -rf /\recho hello") == "rm -rf /\necho hello"
+    assert wording.tool("rm -rf /\recho hello") == "rm -rf / echo hello"
 
 
 def test_the_command_of_a_survivor() -> None:

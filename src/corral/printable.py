@@ -8,6 +8,10 @@ TITLE_WIDTH = 200  # characters
 
 # It must not move the cursor, retitle the window or answer for the person: sequences and controls go.
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_]?)")
+_RETURNS = re.compile(r"\r+(?=[^\r\n])")
+# Of what moves the cursor, that which progress bars use to overwrite their line.
+_MOVES = re.compile(r"\r|\x08|\x1b\[[012]?K")
+_MOVES_OR_TEXT = re.compile(rf"\x1b\[(?P<erase>[012]?)K|\r|\x08|(?:{_SEQUENCES.pattern})|[^\r\x08\x1b]+")
 _CONTROLS = dict.fromkeys([*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0)])
 # Overrides of the writing direction make a command read as another one than it is (CVE-2021-42574).
 _DIRECTIONS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
@@ -17,8 +21,42 @@ _ESCAPED = {letter: f"\\u{letter:04x}" for letter in _REMOVED if letter > 0x20}
 
 
 def harmless(text: str) -> str:
-    """The text without terminal sequences, control characters (newline and tab excepted) and overrides of direction."""
-    return _SEQUENCES.sub("", text).translate(_REMOVED)
+    """The text without terminal sequences, control characters (newline and tab excepted) and overrides of direction.
+
+    A carriage return within a line is a line's end: what is behind it neither hides nor joins what is before.
+    """
+    return _RETURNS.sub("\n", _SEQUENCES.sub("", text)).translate(_REMOVED)
+
+
+def as_shown(text: str) -> str:
+    """What a tool printed, harmless, as a terminal would show it: a progress bar is its last state."""
+    return "\n".join(map(_line_as_shown, text.split("\n")))
+
+
+def _line_as_shown(line: str) -> str:
+    line = line.rstrip("\r")
+    if _MOVES.search(line) is None:
+        return harmless(line)
+    cells: list[str] = []
+    column = 0
+    for found in _MOVES_OR_TEXT.finditer(line):
+        piece = found[0]
+        if piece == "\r":
+            column = 0
+        elif piece == "\b":
+            column = max(column - 1, 0)
+        elif (what := found["erase"]) is not None:
+            if what in ("", "0"):
+                del cells[column:]
+            else:
+                end = len(cells) if what == "2" else column + 1
+                cells[:end] = " " * len(cells[:end])
+        else:
+            shown = harmless(piece)
+            cells += " " * (column - len(cells))
+            cells[column : column + len(shown)] = shown
+            column += len(shown)
+    return "".join(cells).rstrip()
 
 
 def in_one_line(text: str, most: int = TITLE_WIDTH) -> str:

@@ -25,7 +25,7 @@ from corral.backends.base import (
 from corral.chat import wording
 from corral.chat.blocks import Block, Blocks
 from corral.chat.markdown import TAB, rendered
-from corral.printable import harmless, in_one_line
+from corral.printable import as_shown, harmless, in_one_line
 from corral.service.front import Reply, Shown
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Transcript:
             text, height = harmless(_last_line(self._thought)), 1
             style = "class:thought"
         elif not text and self._output:
-            text, height = f"  {harmless(_last_line(self._output))}", 1
+            text, height = f"  {as_shown(_last_line(self._output))}", 1
             style = "class:dim"
         lines: list[str] = []
         for line in text.expandtabs(TAB).split("\n") if text.strip() else ():

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from corral.backends.base import ApprovalRequested, BackendStarted, Question, ToolEnded, TurnEnded
-from corral.printable import TITLE_WIDTH, harmless, in_one_line
+from corral.printable import TITLE_WIDTH, as_shown, harmless, in_one_line
 
 OUTPUT_LINES = 5
 LINE_WIDTH = 160  # characters of a line of a tool's output
@@ -64,7 +64,7 @@ def turn_end(event: TurnEnded) -> RenderableType | None:
 
 def last_output(event: ToolEnded) -> list[Text]:
     """The last lines of what a tool printed."""
-    lines = [line[:LINE_WIDTH] for line in harmless(event.output).rstrip().splitlines()]
+    lines = [line[:LINE_WIDTH] for line in as_shown(event.output).rstrip().splitlines()]
     if len(lines) > OUTPUT_LINES:
         lines = ["…", *lines[-OUTPUT_LINES:]]
     return [Text(f"  {line}", "dim") for line in lines]
