@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, Text, TurnEnded
+from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, Notice, Text, ToolEnded, TurnEnded
 from corral.chat.attach import wire
 from corral.chat.attach.client import LET_GO, AttachedSeat, RefusedError, end_person
 from corral.chat.attach.peers import speakers
@@ -245,6 +245,36 @@ async def test_a_piece_of_text_of_any_length_arrives_whole(tmp_path: Path) -> No
         await anna.hears("engine: codex")
         assert anna.text == said
         assert {event.message_id for event in anna.of(Text)} == {"m"}
+
+
+async def test_an_event_that_is_too_long_is_cut_and_the_chat_goes_on(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        (conversation,) = host.service.live
+        conversation.audience.show(ToolEnded("t", "command", "ls", "completed", 0, "x" * (wire.MOST_BYTES + 1)))
+        conversation.audience.show(Notice("half a letter: \ud83d"))
+        anna.seat.send(Input("talk"))
+        assert (await anna.turns(1))[0].status == "completed"
+        assert anna.of(ToolEnded)[0].output.endswith("characters cut]")
+        assert "half a letter: \ufffd" in anna.told
+
+
+async def test_one_client_that_does_not_read_delays_no_other_at_its_conversation(tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
+        anna.seat.send(Input("talk"))
+        await anna.turns(1)
+        (conversation,) = host.service.live
+        reader, writer = await asyncio.open_unix_connection(path, limit=1000)
+        writer.write(wire.encode(wire.Hello(person="anna", resume=conversation.subject.id)))
+        await until(lambda: len(conversation.audience) == 2, 10, "both follow it")
+        for _ in range(30):
+            conversation.audience.show(Text("x" * 1_000_000, "m"))
+        anna.seat.send(Input("talk"))
+        await anna.turns(2)
+        anna.seat.command("/stop")
+        await anna.until(lambda: anna.of(BackendEnded), "the agent is ended")
+        assert anna.ends == ["turn_ended", "turn_ended", "backend_ended"]
+        writer.transport.abort()
+        del reader
 
 
 @pytest.mark.parametrize("how", ["dismissed", "garbage"])

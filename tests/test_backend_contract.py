@@ -6,6 +6,7 @@ The same promises on the real binaries: test_real_backends.py.
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -30,7 +31,7 @@ from corral.backends.base import (
     TurnEvent,
     Usage,
 )
-from corral.backends.errors import BackendError, InputError, TurnRunningError
+from corral.backends.errors import BackendError, InputError, LookError, TurnRunningError
 from corral.backends.launch import Launch
 from corral.backends.numbers import MOST_DOLLARS, MOST_TOKENS
 from corral.backends.running import Running
@@ -369,6 +370,39 @@ async def test_ending_in_the_middle_of_a_turn_ends_the_turn_first_and_is_shared(
         assert [step.name for step in first.steps] == ["goodbye", "end_of_input", "signals"]
         ended_by = {step.name: step.ended for step in first.steps}
         assert any("python" in comm for comm in ended_by["end_of_input"]), "it ended by itself"
+
+
+async def test_an_ending_waits_for_no_look_at_the_processes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = threading.Event()
+    try:
+        async with scene("work") as backend:
+            events = backend.send(Input("go"))
+            await reach(events, Text)
+            monkeypatch.setattr(backend, "tree", lambda: hangs.wait(30))
+            began = time.monotonic()
+            ended = await backend.end()
+            assert time.monotonic() - began < 5
+            assert ended.report.verdict == "proven_empty"
+            assert [step.name for step in ended.steps] == ["goodbye", "end_of_input", "signals"]
+            assert all(step.ended == () for step in ended.steps), "what is not known is not told"
+            assert (await rest(events))[-1].status == "interrupted"
+    finally:
+        hangs.set()
+
+
+async def test_a_turn_begins_where_the_processes_cannot_be_looked_at(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(running_module, "LOOK_TIMEOUT", 0.2)
+    try:
+        async with scene("talk") as backend:
+            monkeypatch.setattr(backend, "tree", lambda: hangs.wait(30))
+            assert text(await collect(backend, "go")) == "hello"
+            with pytest.raises(LookError, match="could not be looked at"):
+                await backend.background()
+    finally:
+        hangs.set()
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from corral.backends.base import (
 from corral.backends.errors import BackendError, ResumeError
 from corral.process import Process, Report, Survivor
 from corral.process.host import host_table
+from corral.service import holder
 from corral.service.conversation import Conversation
 from corral.service.front import Shown
 from corral.service.holder import Announce, Begun
@@ -91,7 +92,7 @@ class Backend:
 
 @dataclass
 class Scene:
-    """A conversation whose backends, and whose front end, the test holds up."""
+    """A conversation whose backends the test holds up, and a follower of it."""
 
     backends: list[Backend] = field(default_factory=list)
     asked: list[str | None] = field(default_factory=list)
@@ -99,7 +100,6 @@ class Scene:
     closed_with: list[str] = field(default_factory=list)
     terms: Terms = TERMS
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
-    may_show: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: BackendError | None = None
     starting: int = 0
     after: asyncio.Task[None] | None = None
@@ -124,9 +124,6 @@ class Scene:
 
     def show(self, event: Shown) -> None:
         self.events.append(event)
-
-    async def ready(self) -> None:
-        await self.may_show.wait()
 
     def idle(self) -> None:
         pass
@@ -167,14 +164,10 @@ def scene(store: Store) -> Opens:
         pass
 
     @asynccontextmanager
-    async def opened(
-        *, starts: bool = True, shows: bool = True, warm: bool = True, **more: object
-    ) -> AsyncIterator[Scene]:
+    async def opened(*, starts: bool = True, warm: bool = True, **more: object) -> AsyncIterator[Scene]:
         one = Scene(**more)  # type: ignore[arg-type]
         if starts:
             one.may_start.set()
-        if shows:
-            one.may_show.set()
         one.conversation = Conversation(
             Subject("anna", "codex", ""),
             start=one.open,
@@ -189,7 +182,6 @@ def scene(store: Store) -> Opens:
         try:
             yield one
         finally:
-            one.may_show.set()
             for backend in one.backends:
                 backend.may_end.set()
             await asyncio.wait_for(one.conversation.close("the test is over"), 5)
@@ -350,19 +342,27 @@ async def test_a_message_during_the_ending_waits_for_it(scene: Opens) -> None:
         assert one.asked == [None, "thread-0"]
 
 
-async def test_the_end_of_the_turn_is_shown_before_the_report_however_slow_the_front_is(scene: Opens) -> None:
-    async with scene(shows=False) as one:
+async def test_the_end_of_the_turn_is_shown_before_the_report_however_long_it_is_written_down(
+    scene: Opens, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write = asyncio.Event()
+    write = store.turn_ended
+
+    async def slowly(*arguments: str) -> None:
+        await may_write.wait()
+        await write(*arguments)
+
+    monkeypatch.setattr(store, "turn_ended", slowly)
+    monkeypatch.setattr(holder, "READ_TIMEOUT", 0.05)
+    async with scene() as one:
         one.send("first")
         await one.until(lambda: one.shown(TurnStarted), "the turn began")
-        stopping = asyncio.create_task(one.conversation.stop())
-        await one.until(lambda: one.backends[0].ending, "the ending is under way")
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert one.ends == []
-        one.may_show.set()
-        await stopping
+        await asyncio.wait_for(one.conversation.stop(), 5)
+        assert one.ends == [], "neither before the end of the turn is written down"
+        may_write.set()
+        await one.until(lambda: len(one.ends) == 2, "both are shown")
         assert one.ends == ["turn_ended", "backend_ended"]
-        assert one.events[-2] == TurnEnded("interrupted", "stopped on request")
+        assert TurnEnded("interrupted", "stopped on request") in one.events
 
 
 async def test_a_conversation_that_is_not_known_any_more_is_begun_anew(scene: Opens) -> None:
@@ -436,7 +436,7 @@ async def test_work_left_in_the_background_keeps_a_backend_from_being_ended_for_
         assert await one.conversation.recycle(later) == ""
         one.terms = replace(TERMS, background=True)
         assert await one.conversation.recycle(later)
-        assert any("what it left running (vite)" in notice for notice in one.notices)
+        assert any("had left running was ended too: vite" in notice for notice in one.notices)
 
 
 async def test_an_old_backend_is_replaced_between_turns_and_a_stuck_one_in_the_end(scene: Opens) -> None:

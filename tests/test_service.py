@@ -4,30 +4,34 @@ import asyncio
 import os
 import signal
 import sqlite3
+import threading
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from corral.backends import running
 from corral.backends.base import (
     Answer,
     ApprovalClosed,
     ApprovalRequested,
     BackendEnded,
     BackendStarted,
+    Input,
     Notice,
     Text,
     TurnEnded,
 )
 from corral.backends.running import Running
 from corral.process import Report
-from corral.service import records
+from corral.service import processes, records, service
 from corral.service.conversation import WORDLESS
 from corral.service.front import Reply
 from corral.service.service import AccessError
-from corral.service.store import Store
+from corral.service.store import Store, StoreError
 from tests.harness.freezer import Freezer, NoFreezerError, freezer
-from tests.harness.hosting import Host, Place, configured, hosting
+from tests.harness.hosting import Host, Place, Watcher, configured, hosting
 from tests.harness.stage import Stage
 from tests.harness.waiting import until
 
@@ -748,3 +752,100 @@ async def test_a_hundred_seats_at_once(tmp_path: Path) -> None:
             one.say("where")
         await asyncio.gather(*(one.front.turns(1) for one in seats))
         assert len({one.front.text for one in seats}) == 30
+
+
+class TestWhoHoldsAConversation:
+    async def test_a_conversation_is_not_resumed_where_its_holder_cannot_be_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fails(_: str) -> bool:
+            raise StoreError("the disk does not answer")
+
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("talk")
+            await anna.front.turns(1)
+            earlier = anna.seat.conversation.subject.id
+            anna.do("/new")
+            await anna.front.hears("begins a new conversation")
+            monkeypatch.setattr(host.store, "claim", fails)
+            anna.do(f"/resume {earlier}")
+            await anna.front.hears("cannot be resumed")
+            with pytest.raises(LookupError, match="whether another program has it open cannot be read"):
+                await host.seat(resume=earlier)
+            anna.say("talk")
+            await anna.front.turns(2)
+            assert not anna.seat.conversation.subject.id, "what this process does not hold stays unknown"
+
+    async def test_a_conversation_that_is_resumed_while_it_is_forgotten_lives(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path)) as host:
+            anna = await host.seat()
+            anna.say("talk")
+            await anna.front.turns(1)
+            conversation = anna.seat.conversation
+            anna.do("/stop")
+            await anna.front.until(lambda: anna.front.of(BackendEnded), "the agent is ended")
+            await anna.front.until(lambda: not conversation.busy, "nothing is to be done")
+            row = await host.store.conversation(conversation.subject.id)
+            assert row is not None
+            anna.seat.detach()  # the task that forgets the conversation is made, and has not begun
+            resuming = await host.service.take_up(row)
+            assert resuming is conversation, "nothing was awaited in between"
+            place = Watcher()
+            conversation.audience.join(place)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not conversation.over
+            conversation.send(Input("talk"), place)
+            assert [end.status for end in await place.turns(1)] == ["completed"]
+            conversation.audience.quit(place)
+
+
+class TestWhatHangs:
+    async def test_processes_that_cannot_be_looked_at_are_no_reason_to_wait(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hangs = threading.Event()
+
+        class Table:
+            """A process table whose command lines lie on a disk that does not answer."""
+
+            def command(self, _: int) -> str:
+                hangs.wait(30)
+                return ""
+
+        monkeypatch.setattr(processes, "host_table", Table)
+        monkeypatch.setattr(service, "LOOK_TIMEOUT", 0.5)
+        try:
+            async with hosting(configured(tmp_path)) as host:
+                anna, ben = await host.seat(), await host.seat("ben")
+                anna.say("talk")
+                await anna.front.turns(1)
+                anna.do("/ps")
+                ben.say("talk")
+                await ben.front.turns(1)
+                await anna.front.hears("the agent's processes could not be looked at")
+                anna.do("/status")
+                await anna.front.hears("agent up for")
+                began = time.monotonic()
+            assert time.monotonic() - began < 4
+        finally:
+            hangs.set()
+
+    async def test_an_agent_whose_background_cannot_be_seen_is_not_ended_for_idleness(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hangs = threading.Event()
+        monkeypatch.setattr(running, "LOOK_TIMEOUT", 0.2)
+        try:
+            async with hosting(configured(tmp_path)) as host:
+                anna = await host.seat()
+                anna.say("talk")
+                await anna.front.turns(1)
+                backend = anna.seat.conversation.backend
+                assert isinstance(backend, running.Running)
+                monkeypatch.setattr(backend, "tree", lambda: hangs.wait(30))
+                assert await anna.seat.conversation.recycle(time.monotonic() + 10_000) == ""
+                assert anna.seat.conversation.backend is backend
+        finally:
+            hangs.set()

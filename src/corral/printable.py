@@ -59,6 +59,20 @@ def _line_as_shown(line: str) -> str:
     return "".join(cells).rstrip()
 
 
+def valid(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair that stands alone; a whole pair becomes its letter."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def shortened(text: str, most: int) -> str:
+    """The beginning of the text, and how much was cut off it; all of it where that is at most `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}… [{len(text) - most:,} characters cut]"
+
+
 def in_one_line(text: str, most: int = TITLE_WIDTH) -> str:
     """The text, harmless, on a line of its own."""
     line = " ".join(harmless(text).split())

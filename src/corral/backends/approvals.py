@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from corral.backends.base import Answer, ApprovalClosed, ApprovalRequested, Decision, Notice
+from corral.backends.bounds import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +38,10 @@ class Approvals:
 
         Outside the person's turn nobody reads it, and it is declined at once. Cancelled, it is withdrawn.
         """
-        if turn is None or turn.over or turn.id is None:
+        kept = bounded(approval)
+        if turn is None or turn.over or turn.id is None or not isinstance(kept, ApprovalRequested):
             return DECLINE
+        approval = kept
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open[approval.approval_id] = _Open(turn, approval, future)
         turn.put(approval)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import os
 import pwd
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from corral.backends.errors import InputError
 from corral.process import folders
+from corral.workers import Workers
 
 if TYPE_CHECKING:
     from corral.backends.base import Input
@@ -20,12 +20,16 @@ MAX_IMAGE = 20 * 1024 * 1024  # bytes; the vendors' own bounds are lower, and th
 MAX_IMAGES = 20
 MAX_ALL_IMAGES = 40 * 1024 * 1024  # bytes
 MAX_TEXT = 8 * 1024 * 1024  # characters
+READ_TIMEOUT = 30.0  # seconds for all pictures of a message
 KINDS = {
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
     b"GIF87a": "image/gif",
     b"GIF89a": "image/gif",
 }
+
+
+_READING = Workers("corral-pictures", usual=2, most=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,13 @@ async def read_input(message: Input, account: str | None = None) -> Message:
     if len(message.images) > MAX_IMAGES:
         raise InputError(f"the message has {len(message.images)} pictures, and {MAX_IMAGES} are allowed")
     images: tuple[Image, ...] = ()
-    if message.images:  # the threads are few, and those that end parts of trees may be stuck in a sudo
-        images = await asyncio.to_thread(lambda: tuple(_read_image(path, account) for path in message.images))
+    if message.images:
+        try:
+            images = await _READING.run(
+                lambda: tuple(_read_image(path, account) for path in message.images), READ_TIMEOUT
+            )
+        except OSError as error:  # a TimeoutError too; those of the files are InputErrors already
+            raise InputError(f"the pictures could not be read: {error}") from error
     if sum(len(image.data) for image in images) > MAX_ALL_IMAGES * 4 / 3:  # base64
         raise InputError(
             f"the pictures are larger than {MAX_ALL_IMAGES // 1024 // 1024} MiB together: send fewer at once"

@@ -308,7 +308,7 @@ class Backend(Protocol):
         """What the agent left running: the living in sessions that are younger than the engine's start.
 
         While a turn runs its commands are among them. Empty where processes cannot be seen (no /proc, hidepid).
-        Raises BackendError if nothing was started.
+        Raises BackendError if nothing was started, or if they cannot be looked at in time.
         """
 
     async def start(self, conversation: str | None = None, *, fork: bool = False) -> BackendStarted:

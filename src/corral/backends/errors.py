@@ -42,3 +42,7 @@ class RefusedError(BackendError):
 
 class InputError(BackendError):
     """A message cannot be sent as it is; nothing was sent."""
+
+
+class LookError(BackendError):
+    """The processes could not be looked at, or not in time."""

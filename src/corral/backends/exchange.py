@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from corral.backends.errors import ConnectionEndedError
+from corral.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Exchange:
         self._writer = writer
         self._waiting: dict[Hashable, asyncio.Future[msgspec.Raw]] = {}
         self._answering: dict[Hashable, asyncio.Task[None]] = {}
+        self._tasks = Tasks(_log_fault)
 
     async def send(self, message: object) -> None:
         """Write one line. Raises ConnectionEndedError if the engine does not take it."""
@@ -78,7 +80,7 @@ class Exchange:
 
     def answer(self, key: Hashable, work: Coroutine[Any, Any, None]) -> None:
         """Answer a request of the engine in a task of its own."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._tasks.own(work)
         self._answering[key] = task
         task.add_done_callback(lambda _: self._answering.pop(key, None))
 
@@ -94,13 +96,16 @@ class Exchange:
             if not future.done():
                 future.set_exception(ConnectionEndedError("the engine ended before it answered"))
         self._waiting.clear()
-        for task in self._answering.values():
-            task.cancel()
+        self._tasks.cancel()
 
     async def finish(self, timeout: float) -> None:
         """Wait for the cancelled answers to be gone, `timeout` seconds at the most."""
-        if self._answering:
-            await asyncio.wait(list(self._answering.values()), timeout=timeout)
+        await self._tasks.settle(timeout)
+
+
+def _log_fault(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("a request of the engine was not answered", exc_info=error)
 
 
 def _line(message: object) -> bytes:

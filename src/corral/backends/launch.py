@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pwd
 import stat
@@ -13,8 +12,11 @@ from pathlib import Path
 from corral.backends.environment import child_environment
 from corral.process import Job, folders
 from corral.process.table import is_this_account
+from corral.workers import Workers
 
 LOOK_TIMEOUT = 2.0  # seconds for a look at the workspace, which may be on a file system that hangs
+
+_FOLDERS = Workers("corral-folder", usual=2, most=16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,10 @@ class Launch:
 
     async def folder_fault(self, folder: str) -> str:
         """Why nobody can work in the folder, as a sentence; empty if somebody can, or if it cannot be told."""
-        look = asyncio.get_running_loop().run_in_executor(None, _folder_fault, folder, self.account)
-        done, _ = await asyncio.wait([look], timeout=LOOK_TIMEOUT)
-        return look.result() if done else ""
+        try:
+            return await _FOLDERS.run(lambda: _folder_fault(folder, self.account), LOOK_TIMEOUT)
+        except OSError:  # a TimeoutError too
+            return ""
 
     async def start(self, argv: Sequence[str], cwd: str | None, label: str) -> Job:
         """Start a command so, in `cwd`; None for a folder that every account may enter."""

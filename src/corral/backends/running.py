@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from corral.backends.approvals import Approvals
@@ -25,12 +24,23 @@ from corral.backends.base import (
     TurnEnded,
     TurnEvent,
 )
+from corral.backends.bounds import NOTICE_LENGTH
 from corral.backends.engine import Engine, EngineKind, Opening
-from corral.backends.errors import BackendError, ConnectionEndedError, RefusedError, ResumeError, TurnRunningError
+from corral.backends.errors import (
+    BackendError,
+    ConnectionEndedError,
+    LookError,
+    RefusedError,
+    ResumeError,
+    TurnRunningError,
+)
 from corral.backends.launch import Launch
 from corral.backends.stderr import ErrorOutput
 from corral.backends.turn import Turn
+from corral.printable import shortened
 from corral.process import Job, JobError, Process
+from corral.tasks import Tasks
+from corral.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +53,11 @@ TASKS_TIMEOUT = 5.0  # seconds for the backend's own tasks to be gone, once the 
 MOST_NOTICES = 500  # that are remembered as told
 # A `break` out of `async for` lets go of the turn, but the loop closes the generator only some rounds later.
 LOOP_ROUNDS = 5
+LOOK_TIMEOUT = 5.0  # seconds for a look at the process table
+LATE_LOOKS_TIMEOUT = 1.0  # seconds that a report waits for the looks which tell what ended in which step
 # Looks at the process table take as long as the trees are large, and a hundred backends may want one at once: they are
-# taken beside the event loop, one at a time. The loop's own executor may be taken up for seconds, by `end_part` too.
-LOOKING = ThreadPoolExecutor(1, thread_name_prefix="corral-look")
+# taken beside the event loop, one at a time while none hangs.
+LOOKING = Workers("corral-look", usual=1, most=8)
 
 
 class Running:
@@ -80,7 +92,7 @@ class Running:
         self._said: dict[str, bool] = {}
         self._ending: asyncio.Task[BackendEnded] | None = None
         self._ending_begun = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._finished)
 
     @property
     def job(self) -> Job:
@@ -137,7 +149,7 @@ class Running:
         self._own(self._watch())
         try:
             self.started = await self._open(opening)
-            self._own_sessions = {job.pid, *(process.sid for process in await self._look())}
+            self._own_sessions = {job.pid, *(process.sid for process in await self._look_if_possible())}
         except BaseException:
             await self.end()
             raise
@@ -217,6 +229,7 @@ class Running:
         self._conversation = conversation
 
     def notice(self, message: str) -> None:
+        message = shortened(message, NOTICE_LENGTH)
         if message in self._said:
             return
         if len(self._said) >= MOST_NOTICES:
@@ -272,7 +285,7 @@ class Running:
         async with self._stopping:
             if self.busy:
                 raise TurnRunningError("a turn is running: interrupt it, or wait for its end")
-            before = () if self._gone else await self._look()
+            before = () if self._gone else await self._look_if_possible()
             turn = self._turn = Turn(limits, self._untold)
             self._before = before
         return turn
@@ -361,7 +374,7 @@ class Running:
         sessions = {self.job.pid, *(process.sid for process in self._before)}
         try:
             left = await self.job.end_part(lambda one: one.identity not in processes and one.sid not in sessions)
-        except JobError as error:
+        except (JobError, OSError) as error:  # a TimeoutError too
             log.warning("what a turn left running could not be ended: %s", error)
             return
         if left:
@@ -411,15 +424,15 @@ class Running:
     def _begin_end(self, why: str) -> asyncio.Task[BackendEnded]:
         if self._ending is None:
             self._gone = why
-            self._ending = asyncio.get_running_loop().create_task(self._end())
+            self._ending = Tasks(self._ending_failed).own(self._end())
             self._ending_begun.set()
         return self._ending
 
     async def _end(self) -> BackendEnded:
         steps = _Steps(self._look)
-        await steps.begin()
+        steps.begin()
         if self.job.returncode is not None:
-            await steps.done("death")
+            steps.done("death")
         else:
             try:
                 await self._say_goodbye(steps)
@@ -427,13 +440,10 @@ class Running:
                 log.exception("the goodbye to %s failed", self.kind.name)
         self._close_input()
         report = await self.job.end()  # bounded by the job's own ladder
-        await steps.done("signals")
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=TASKS_TIMEOUT)
-        for task in self._tasks:
-            task.cancel()
+        steps.done("signals")
+        await self._tasks.settle(TASKS_TIMEOUT)
         await self._engine.settle(TASKS_TIMEOUT)
-        return BackendEnded(report, tuple(steps.all))
+        return BackendEnded(report, await steps.all())
 
     async def _say_goodbye(self, steps: _Steps) -> None:
         deadline = time.monotonic() + self.launch.goodbye
@@ -444,10 +454,10 @@ class Running:
         elif self._engine.at_work:
             await self._bounded("interrupt", self._engine.interrupt(None), self.launch.goodbye / 3)
         await self._bounded("cleaning", self._engine.clean(everything=True), self.launch.goodbye / 3)
-        await steps.done("goodbye")
+        steps.done("goodbye")
         self._close_input()
         await self._bounded("exit", self.job.wait(), deadline - time.monotonic())
-        await steps.done("end_of_input")
+        steps.done("end_of_input")
 
     async def _bounded(self, what: str, work: Awaitable[object], seconds: float) -> None:
         try:
@@ -461,43 +471,72 @@ class Running:
         self.job.stdin.close()
 
     async def _look(self) -> Sequence[Process]:
-        return await asyncio.get_running_loop().run_in_executor(LOOKING, self.tree)
+        """The tree now. Raises LookError."""
+        try:
+            return await LOOKING.run(self.tree, LOOK_TIMEOUT)
+        except OSError as error:  # a TimeoutError too
+            raise LookError(f"the processes of {self.kind.name} could not be looked at: {error}") from error
+
+    async def _look_if_possible(self) -> Sequence[Process]:
+        try:
+            return await self._look()
+        except LookError as error:
+            log.warning("%s", error)
+            return ()
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
+        return self._tasks.own(work)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _finished(self, error: BaseException | None) -> None:
+        if error is not None:
             log.error("a task of the %s backend failed", self.kind.name, exc_info=error)
             if self._turn is not None:
                 self._turn.fail(f"a fault in corral: {error!r}")
             self._begin_end(f"a fault in corral: {error!r}")
 
+    def _ending_failed(self, error: BaseException | None) -> None:
+        if error is not None:
+            log.error("the ending of the %s backend failed", self.kind.name, exc_info=error)
+
 
 class _Steps:
-    """Which step of an ending ended what, as far as two looks at the tree tell."""
+    """Which step of an ending ended what, as far as looks at the tree tell that are taken beside it.
 
-    def __init__(self, look: Callable[[], Awaitable[Sequence[Process]]]) -> None:
-        self.all: list[Step] = []
+    The ending waits for none of them: a look may hang.
+    """
+
+    def __init__(self, look: Callable[[], Coroutine[Any, Any, Sequence[Process]]]) -> None:
         self._look = look
-        self._there: dict[tuple[int, int], str] = {}
+        self._tasks = Tasks(lambda _: None)  # `_names` raises nothing
+        self._looks: list[asyncio.Task[dict[tuple[int, int], str] | None]] = []
+        self._steps: list[tuple[StepName, float]] = []
         self._since = 0.0
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """The first step begins."""
-        self._there = await self._names()
+        self._looks.append(self._tasks.own(self._names()))
         self._since = time.monotonic()
 
-    async def done(self, name: StepName) -> None:
+    def done(self, name: StepName) -> None:
         """A step is over."""
-        now, there = time.monotonic(), await self._names()
-        ended = tuple(comm for identity, comm in self._there.items() if identity not in there)
-        self.all.append(Step(name, round(now - self._since, 3), ended))
-        self._there, self._since = there, now
+        now = time.monotonic()
+        self._steps.append((name, round(now - self._since, 3)))
+        self._looks.append(self._tasks.own(self._names()))
+        self._since = now
 
-    async def _names(self) -> dict[tuple[int, int], str]:
-        return {process.identity: process.comm for process in await self._look()}
+    async def all(self) -> tuple[Step, ...]:
+        """The steps, once the ending is over; without names where a look is not done by then."""
+        await self._tasks.settle(LATE_LOOKS_TIMEOUT)
+        seen = [look.result() if look.done() and not look.cancelled() else None for look in self._looks]
+        steps = []
+        for (name, seconds), before, after in zip(self._steps, seen, seen[1:], strict=False):
+            gone = {} if before is None or after is None else {one: before[one] for one in before if one not in after}
+            steps.append(Step(name, seconds, tuple(gone.values())))
+        return tuple(steps)
+
+    async def _names(self) -> dict[tuple[int, int], str] | None:
+        try:
+            return {process.identity: process.comm for process in await self._look()}
+        except LookError as error:
+            log.warning("which step of an ending ended what is not known: %s", error)
+            return None

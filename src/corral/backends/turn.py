@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from corral.backends.base import Notice, ToolEnded, ToolStarted, TurnEnded, TurnStarted, Usage
+from corral.backends.bounds import NOTICE_LENGTH, bounded
 from corral.backends.feed import TurnFeed
+from corral.printable import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +50,8 @@ class Turn:
 
     def put(self, event: TurnEvent) -> None:
         """Add an event that does not end the turn."""
-        if self.feed.put(event) and self._clock.note(event):
+        kept = bounded(event)
+        if kept is not None and self.feed.put(kept) and self._clock.note(kept):
             self._wake.set()
 
     def touch(self) -> None:
@@ -57,12 +60,12 @@ class Turn:
 
     def stop(self, end: TurnEnded) -> None:
         """Say how it will have ended, if the engine stops it; the first word counts."""
-        self.stopped = self.stopped or end
+        self.stopped = self.stopped or _shortened(end)
 
     def end(self, end: TurnEnded) -> None:
         """It is over. Where it was stopped from here, that is how it ended, unless it completed."""
         completed = end.status == "completed" and (self.stopped is None or self.stopped.status != "failed")
-        self.feed.put(end if self.stopped is None or completed else self.stopped)
+        self.feed.put(_shortened(end) if self.stopped is None or completed else self.stopped)
         self._taken.set()
         self._ended.set()
         self._wake.set()
@@ -170,6 +173,10 @@ class Clock:
                 return due.left, f"{due.limit:g} s, a tool's limit, in {due.tool[:80]!r}"
             case _:
                 return due.left, f"{due.limit:g} s of silence"
+
+
+def _shortened(end: TurnEnded) -> TurnEnded:
+    return replace(end, reason=shortened(end.reason, NOTICE_LENGTH))
 
 
 async def _within(event: asyncio.Event, timeout: float) -> bool:

@@ -25,7 +25,7 @@ from corral.backends.base import (
 from corral.backends.turn import Clock
 from corral.chat.wording import in_columns, took
 from corral.chat.wording import tool as tool_title
-from corral.service.front import Reply, Shown
+from corral.service.front import Missed, Reply, Shown
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAME = 0.1  # seconds
@@ -105,7 +105,7 @@ class Activity:
 
     def _tick(self, event: Shown) -> None:
         clock = self._clock
-        if clock is None or isinstance(event, BackendStarted | BackendEnded | TurnStarted | TurnEnded | Reply):
+        if clock is None or isinstance(event, BackendStarted | BackendEnded | TurnStarted | TurnEnded | Reply | Missed):
             return
         clock.note(event)
         if isinstance(event, ApprovalRequested):

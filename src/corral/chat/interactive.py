@@ -22,6 +22,7 @@ from corral.chat.transcript import Transcript
 from corral.chat.wording import in_columns
 from corral.chat.wording import question as worded
 from corral.service.front import CommandHelp, Reply, Seat, Shown
+from corral.tasks import Tasks
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,7 +54,7 @@ class Interactive:
         self._asked: tuple[str, float] = ("", 0.0)
         self._early: list[RenderableType] = []
         self._screen: Screen | None = None
-        self._spinning: asyncio.Task[None] | None = None
+        self._tasks = Tasks(_log_fault)
 
     def begin(self, seat: Seat) -> None:
         welcome = seat.welcome
@@ -67,7 +68,7 @@ class Interactive:
         for block in self._early:
             self._screen.put(block)
         self._screen.start()
-        self._spinning = asyncio.get_running_loop().create_task(self._spin())
+        self._tasks.own(self._spin())
 
     def stopping(self) -> None:
         self._activity.do(STOPPING)
@@ -80,8 +81,7 @@ class Interactive:
         self._refresh()
 
     async def end(self) -> None:
-        if self._spinning is not None:
-            self._spinning.cancel()
+        self._tasks.cancel()
         if self._screen is not None:
             await self._screen.stop()
 
@@ -256,3 +256,8 @@ def _careful(draw: Callable[[], Fragments]) -> Callable[[], Fragments]:
             return []
 
     return drawn
+
+
+def _log_fault(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("the status line is not drawn any more", exc_info=error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from typing import IO, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -21,12 +20,11 @@ from corral.backends.base import (
     ToolEnded,
     ToolStarted,
     TurnEnded,
-    to_json,
 )
 from corral.chat import wording
 from corral.chat.approving import MEANINGS, WORDS
 from corral.printable import harmless, harmless_json, in_one_line
-from corral.service.front import Reply, Shown
+from corral.service.front import Missed, Reply, Shown, to_json
 
 PROMPT = "> "
 
@@ -54,8 +52,7 @@ class JsonPrinter:
         self._out = out
 
     def show(self, event: Shown) -> None:
-        data = {"event": event.event, **asdict(event)} if isinstance(event, Reply) else to_json(event)
-        self._out.write(harmless_json(json.dumps(data, ensure_ascii=False)) + "\n")
+        self._out.write(harmless_json(json.dumps(to_json(event), ensure_ascii=False)) + "\n")
 
     def prompt(self) -> None:
         """Programs need none."""
@@ -98,6 +95,8 @@ class TextPrinter:
                 self._line(view.report(event.report))
             case Notice():
                 self._line(Styled(harmless(event.message), "yellow"))
+            case Missed():
+                self._line(wording.missed(event))
             case Reply():
                 self._line(Styled(harmless(event.message)))
 

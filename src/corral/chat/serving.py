@@ -22,12 +22,17 @@ from corral.service.service import Service, Summary
 from corral.service.starting import Starter, configured_kind
 from corral.service.store import Store, StoreError
 from corral.service.subject import Subject
-from corral.service.tasks import Tasks
+from corral.tasks import Tasks
+from corral.workers import Workers
 
 log = structlog.get_logger(__name__)
 
 FAILED = 1
 UNFINISHED = 1
+
+READ_TIMEOUT = 60.0  # seconds for the configuration and the accounts in it
+
+_READING = Workers("corral-config", usual=1, most=4)
 
 Kinds = Callable[[Config, Person, Subject], EngineKind]
 
@@ -126,7 +131,9 @@ class Serving:
         before = self._service.config
         notify("RELOADING=1")
         try:
-            config, speakers = await asyncio.to_thread(_read, before.path)
+            config, speakers = await _READING.run(lambda: _read(before.path), READ_TIMEOUT)
+        except OSError as error:  # a TimeoutError too: a file system or a directory service does not answer
+            log.error("the configuration could not be read, and the old one stays", error=str(error))
         except ConfigError as error:
             log.error("the configuration was refused, and the old one stays", faults=error.faults)
         else:

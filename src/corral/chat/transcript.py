@@ -26,7 +26,7 @@ from corral.chat import wording
 from corral.chat.blocks import Block, Blocks
 from corral.chat.markdown import TAB, rendered
 from corral.printable import as_shown, harmless, in_one_line
-from corral.service.front import Reply, Shown
+from corral.service.front import Missed, Reply, Shown
 
 if TYPE_CHECKING:
     from corral.backends.base import ApprovalRequested
@@ -113,6 +113,9 @@ class Transcript:
                 self._print("backend", view.report(event.report))
             case Notice():
                 self._print("notice", Styled(harmless(event.message), "yellow"))
+            case Missed():
+                self._finish()
+                self._print("notice", wording.missed(event))
             case Reply():
                 self._print("reply", Styled(harmless(event.message)))
             case _:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import tempfile
@@ -11,6 +10,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
+
+import structlog
 
 from corral.backends.base import Notice
 from corral.backends.engine import EngineKind
@@ -24,6 +25,9 @@ from corral.service.service import Service
 from corral.service.starting import Starter, configured_kind, workspaces
 from corral.service.store import Store, StoreError
 from corral.service.subject import Subject
+from corral.tasks import Tasks
+
+log = structlog.get_logger(__name__)
 
 Venue: TypeAlias = Callable[[Front], AbstractAsyncContextManager[Seat]]
 """Gives a front end its seat, for as long as the context lasts; what the seat runs is ended with it.
@@ -164,13 +168,19 @@ async def _attached(path: Path, hello: wire.Hello, front: Front) -> AsyncIterato
     seat = await AttachedSeat.open(path, hello)
     here = seat.welcome
     front.show(Notice(f"held by the service at {path}, for {here.person}: {here.engine} in {here.workspace}"))
-    reading = asyncio.get_running_loop().create_task(seat.read(front))
+    tasks = Tasks(_log_fault)
+    tasks.own(seat.read(front))
     try:
         yield seat
     finally:
         seat.detach()
-        reading.cancel()
-        await asyncio.wait([reading], timeout=SETTLE_TIMEOUT)
+        tasks.cancel()
+        await tasks.settle(SETTLE_TIMEOUT)
+
+
+def _log_fault(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("a chat's connection failed", exc_info=error)
 
 
 @asynccontextmanager

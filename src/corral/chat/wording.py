@@ -12,6 +12,7 @@ from rich.text import Text
 
 from corral.backends.base import ApprovalRequested, BackendStarted, Question, ToolEnded, TurnEnded
 from corral.printable import TITLE_WIDTH, as_shown, harmless, in_one_line
+from corral.service.front import Missed
 
 OUTPUT_LINES = 5
 LINE_WIDTH = 160  # characters of a line of a tool's output
@@ -27,6 +28,11 @@ def tool(title: str, most: int = TITLE_WIDTH) -> str:
             case (_, "-c" | "-lc", command):
                 return in_one_line(command, most)
     return in_one_line(title, most)
+
+
+def missed(event: Missed) -> Text:
+    """What a terminal was not shown because it did not keep up."""
+    return Text(f"… {event.characters:,} characters are left out here: they came faster than they were read", "yellow")
 
 
 def in_columns(text: str, most: int) -> str:

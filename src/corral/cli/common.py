@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
 from corral import __version__
-
-T = TypeVar("T")
 
 app = typer.Typer(
     name="corral",
@@ -42,37 +38,6 @@ ConfigFile = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """For a host that refuses another thread: what needs one fails with a sentence, and the end needs none."""
-
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
-        """As its parent's. Raises corral.process.StartError where no thread can be started."""
-        try:
-            return super().run_in_executor(executor, func, *args)
-        except RuntimeError as error:
-            if str(error) != "can't start new thread":
-                raise
-            from corral.process import StartError
-
-            message = "the host refuses another thread: end some processes, or raise the limit"
-            raise StartError("fork", message) from None
-
-    async def shutdown_default_executor(self, *timeout: float) -> None:
-        """As its parent's."""
-        try:
-            await super().shutdown_default_executor(*timeout)
-        except RuntimeError:  # can't start new thread
-            # Nobody waits for them: what they did is over, or nobody asks for it any more.
-            if (executor := getattr(self, "_default_executor", None)) is not None:
-                executor.shutdown(wait=False)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end in a loop of its own, as `asyncio.run` does."""
-    with asyncio.Runner(loop_factory=_Loop) as runner:
-        return runner.run(work)
 
 
 def say(text: str) -> None:

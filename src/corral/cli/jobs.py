@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,6 @@ import typer
 from typer.core import TyperCommand
 
 from corral.cli.common import AsJson, ConfigFile, StateDir, app, say, state_folder
-from corral.cli.common import run as run_loop
 
 # click's own, or the copy of it that newer typers carry.
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
@@ -74,7 +74,7 @@ def run(
     if not foreground.has_room():
         say("this process may not open the files that it needs: raise the limit (ulimit -n)")
         raise typer.Exit(foreground.FAILED)
-    status = run_loop(
+    status = asyncio.run(
         foreground.run(
             command,
             user=user,

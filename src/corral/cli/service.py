@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import typer
 
-from corral.cli.common import AsJson, ConfigFile, app, run, say
+from corral.cli.common import AsJson, ConfigFile, app, say
 
 
 @app.command(
@@ -33,7 +34,7 @@ def serve(config: ConfigFile = None) -> None:
 
     from corral.chat import serving
 
-    raise typer.Exit(run(serving.run(config, say)))
+    raise typer.Exit(asyncio.run(serving.run(config, say)))
 
 
 @app.command(
@@ -56,4 +57,4 @@ def end(
     """End a person's backends."""
     from corral.chat.attach import operating
 
-    raise typer.Exit(run(operating.end(person, config, as_json=as_json, say=say, out=typer.echo)))
+    raise typer.Exit(asyncio.run(operating.end(person, config, as_json=as_json, say=say, out=typer.echo)))

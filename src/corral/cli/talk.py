@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from corral.cli.common import ConfigFile, app, run, say
+from corral.cli.common import ConfigFile, app, say
 
 
 class Engine(StrEnum):
@@ -135,7 +136,7 @@ def chat(
     named = engine.value if engine is not None else None
     own = Own(kind, named or "codex", user=user, person=person or "", state_dir=state_dir, resume=resume)
     if offline:
-        raise typer.Exit(run(offline_model.chat(own, as_json=as_json)))
+        raise typer.Exit(asyncio.run(offline_model.chat(own, as_json=as_json)))
     venue = own.venue()
     try:
         if not any((user, approval, sandbox, state_dir)):
@@ -146,7 +147,7 @@ def chat(
         say(OUTSIDE)
         raise typer.Exit(1) from None
     kept = state_dir or Path(default_state_dir())
-    raise typer.Exit(run(terminal.run(venue, as_json=as_json, state_dir=kept)))
+    raise typer.Exit(asyncio.run(terminal.run(venue, as_json=as_json, state_dir=kept)))
 
 
 @app.command(

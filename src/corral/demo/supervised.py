@@ -15,6 +15,7 @@ from corral.backends.errors import BackendError
 from corral.backends.turn import Turn
 from corral.chat.printing import Printer
 from corral.demo.place import DemoFailed, Place
+from corral.tasks import Tasks
 
 TURN_TIMEOUT = 60.0  # seconds for a turn that is over in two
 EXIT_TIMEOUT = 30.0  # seconds; the ladder is shorter
@@ -30,7 +31,8 @@ class SupervisedCodex:
         self.conversation = ""
         self.turn: Turn | None = None
         self._engine = kind.speak(process.stdout, process.stdin, self)
-        self._reading = asyncio.get_running_loop().create_task(self._engine.read())
+        self._tasks = Tasks(self._read)
+        self._tasks.own(self._engine.read())
 
     @classmethod
     async def start(cls, place: Place, overrides: Sequence[str], report: Path) -> SupervisedCodex:
@@ -80,13 +82,17 @@ class SupervisedCodex:
     async def close(self) -> None:
         """End it, if it was not killed: the end of its input is codex's goodbye."""
         self._engine.close()
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        self._tasks.cancel()
+        await self._tasks.settle(EXIT_TIMEOUT)
         if self.process.stdin is not None:
             self.process.stdin.close()
         if self.process.returncode is None:
             self.process.terminate()
             await asyncio.wait_for(self.process.wait(), EXIT_TIMEOUT)
+
+    def _read(self, error: BaseException | None) -> None:
+        if self.turn is not None:
+            self.turn.fail(f"codex ended its output: {error!r}" if error else "codex ended its output")
 
     # What codex asks for (corral.backends.engine.Host).
 

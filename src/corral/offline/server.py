@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from corral.offline import http, messages, responses
 from corral.offline.script import Place, Script, Step
+from corral.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class OfflineModel:
         self._host = host
         self._port = port
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections = Tasks(_log_fault)
         self._changed = asyncio.Condition()
         self._asked: Counter[Place] = Counter()
 
@@ -64,10 +65,8 @@ class OfflineModel:
         if self._server is None:
             return
         self._server.close()
-        for task in self._connections:
-            task.cancel()
-        if self._connections:
-            await asyncio.wait(self._connections, timeout=CLOSE_TIMEOUT)
+        self._connections.cancel()
+        await self._connections.settle(CLOSE_TIMEOUT)
         self._server = None
 
     async def seen(self, predicate: Callable[[Seen], bool], *, timeout: float = 10.0) -> Seen:
@@ -89,9 +88,7 @@ class OfflineModel:
         await self.close()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._connections.own(self._serve(reader, writer))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -147,3 +144,8 @@ async def _refuse(writer: asyncio.StreamWriter, status: int, message: str) -> No
         await http.send_json(writer, status, messages.error_body(status, message))
     except http.HungUp:
         log.debug("an agent hung up before it was refused")
+
+
+def _log_fault(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("the answer to a request failed", exc_info=error)

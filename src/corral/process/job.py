@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -24,6 +25,7 @@ from corral.process.inherit import Inheritance, add_job, remove_job
 from corral.process.report import SURVIVORS, Report
 from corral.process.report import clear as clear_report
 from corral.process.table import UNKNOWN, Identity, Process, is_this_account, remember_account
+from corral.workers import Workers
 
 PIPE = subprocess.PIPE
 DEVNULL = subprocess.DEVNULL
@@ -36,6 +38,9 @@ _REAPER_MARGIN = 10.0
 """Seconds beyond its ladder after which a reaper that has not reported (a stopped one) is killed and inherited from."""
 _EXIT_WITHIN = 5.0
 _SUSPEND_WITHIN = 10.0
+_PART_MARGIN = 30.0
+"""Seconds beyond its ladder for the calls of sudo that end a part of a tree."""
+_PARTS = Workers("corral-part", usual=8, most=32)
 _STREAM_LIMIT = 1 << 20
 _NOT_STARTED = "the reaper could not be started"
 _BOOT = os.path.join(os.path.dirname(__file__), "boot.py")
@@ -270,11 +275,13 @@ class Job:
         """End those of the living tree that `choose` picks and keep the rest; who is left after grace + kill seconds.
 
         There is no proof in it, as there is in `end`: a process that forks faster than it is looked for can escape.
-        A caller that is cancelled does not cut it short. Raises JobError if the tree could not be looked at.
+        A caller that is cancelled does not cut it short. Raises JobError if the tree could not be looked at,
+        TimeoutError where calls of sudo hang, OSError where no thread can be started; what is left is not known then.
         """
         if self._report.done() or sys.platform != "linux":
             return []
-        return await asyncio.to_thread(part.end_part, self._reaper_identity, self.user, choose, grace=grace, kill=kill)
+        call = partial(part.end_part, self._reaper_identity, self.user, choose, grace=grace, kill=kill)
+        return await _PARTS.run(call, grace + kill + _PART_MARGIN)
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,54 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from corral.service.front import Front, Shown
+    from corral.service.front import Follower, Shown
 
 
 class Audience:
-    """Shows every event to all of them. It goes on for as long as the slowest takes; a front end bounds that itself."""
+    """Tells all of them everything. It waits for none: each has a queue of its own."""
 
     def __init__(self) -> None:
-        self.fronts: list[Front] = []
+        self.followers: list[Follower] = []
 
     def __len__(self) -> int:
-        return len(self.fronts)
+        return len(self.followers)
 
-    def join(self, front: Front) -> None:
+    def join(self, follower: Follower) -> None:
         """Begin to follow."""
-        if front not in self.fronts:
-            self.fronts.append(front)
+        if follower not in self.followers:
+            self.followers.append(follower)
 
-    def quit(self, front: Front) -> None:
+    def quit(self, follower: Follower) -> None:
         """Follow no more."""
-        if front in self.fronts:
-            self.fronts.remove(front)
+        if follower in self.followers:
+            self.followers.remove(follower)
 
     def show(self, event: Shown) -> None:
         """Show it to all."""
-        for front in list(self.fronts):
-            front.show(event)
-
-    async def ready(self) -> None:
-        """Wait until all can be shown more."""
-        match list(self.fronts):
-            case []:
-                return
-            case [front]:
-                await front.ready()
-            case fronts:
-                await asyncio.gather(*(front.ready() for front in fronts))
+        for follower in list(self.followers):
+            follower.show(event)
 
     def idle(self) -> None:
         """Tell all that nothing is to be done."""
-        for front in list(self.fronts):
-            front.idle()
+        for follower in list(self.followers):
+            follower.idle()
 
     def closed(self, reason: str) -> None:
         """Tell all that it is over."""
-        for front in list(self.fronts):
-            front.closed(reason)
-        self.fronts.clear()
+        for follower in list(self.followers):
+            follower.closed(reason)
+        self.followers.clear()

@@ -29,12 +29,13 @@ from corral.backends.base import (
 from corral.backends.errors import BackendError
 from corral.process import JobError
 from corral.service.audience import Audience
-from corral.service.front import Front
-from corral.service.holder import Holder, StartBackend, names
+from corral.service.front import Follower
+from corral.service.holder import Holder, StartBackend
 from corral.service.journal import Journal
 from corral.service.pool import Pool, PoolFullError
 from corral.service.subject import Subject
 from corral.service.terms import Terms
+from corral.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,7 @@ _FAULTS = (BackendError, JobError, PoolFullError)
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     message: Input
-    front: Front
+    front: Follower
 
 
 class Conversation:
@@ -91,7 +92,7 @@ class Conversation:
         self._stops = 0
         self._stopped_for = ""
         """Why the running turn was stopped first; empty if it was not."""
-        self._speaker: Front | None = None
+        self._speaker: Follower | None = None
         """Whose message the running turn, or the last one, answers."""
         self._handed_over = False
         """Whether the backend has begun the turn that runs here."""
@@ -99,9 +100,11 @@ class Conversation:
         """Whether that turn was interrupted before."""
         self._changes = 0
         self._settled = asyncio.Event()
-        self._finishing: set[Front] = set()
+        self._finishing: set[Follower] = set()
         self._eager = False
-        self._worker = asyncio.get_running_loop().create_task(self._work())
+        self.broken = False
+        """Whether its task died of a fault: nothing can be sent here any more."""
+        self._worker = Tasks(self._worked).own(self._work())
 
     # What others may know.
 
@@ -127,7 +130,7 @@ class Conversation:
 
     # What a front end asks for.
 
-    def send(self, message: Input, front: Front) -> None:
+    def send(self, message: Input, front: Follower) -> None:
         """Take a message; while a turn runs it waits for its end."""
         if self.over:
             front.show(Notice(f"not sent: {message.text}"))
@@ -142,7 +145,7 @@ class Conversation:
         self._waiting.append(_Waiting(message, front))
         self._wake.set()
 
-    def finish(self, front: Front) -> None:
+    def finish(self, front: Follower) -> None:
         """Tell this front end by `idle` when there is nothing more to do, even if that is now."""
         self._finishing.add(front)
         self._wake.set()
@@ -178,9 +181,9 @@ class Conversation:
             self._journal.decided(approval_id, by)
         return decided
 
-    def decline(self, approval_id: str, front: Front, by: str) -> None:
+    def decline(self, approval_id: str, front: Follower, by: str) -> None:
         """Decline for a front end where nobody can be asked, unless the turn is another's that is still there."""
-        if self._speaker is front or self._speaker not in self.audience.fronts:
+        if self._speaker is front or self._speaker not in self.audience.followers:
             self.answer(approval_id, Answer("decline"), by)
 
     def stop(self) -> Coroutine[Any, Any, BackendEnded | None]:
@@ -216,7 +219,7 @@ class Conversation:
 
     async def turn_over(self) -> None:
         """Wait until the backend has no turn; for no longer than a turn may last."""
-        await self._holder.shown.wait()
+        await self._holder.no_turn.wait()
 
     async def _close(self, opening: bool, why: str) -> BackendEnded | None:
         try:
@@ -252,7 +255,7 @@ class Conversation:
             reason = f"it is {_minutes(age)} old, and older than [recycle] age allows"
         elif now - self.last_used > terms.idle:
             reason = f"nobody has spoken for {_minutes(now - self.last_used)}"
-            if not terms.background and await backend.background():
+            if not terms.background and await _works_on(backend):
                 return ""
         elif self._holder.stale:
             reason = self._holder.stale
@@ -270,9 +273,7 @@ class Conversation:
         async with self._holder.lock:
             if self.backend is not backend or (self._at_work and not force):
                 return ""
-            left = names(await backend.background())
-            work = f" and what it left running ({left})" if left else ""
-            self._notice(f"the agent{work} is ended, for {reason}; the conversation stays")
+            self._notice(f"the agent is ended, for {reason}; the conversation stays")
             await self._holder.end("recycled")
             return reason
 
@@ -327,6 +328,12 @@ class Conversation:
                 self.audience.idle()
                 await self._wake.wait()
 
+    def _worked(self, error: BaseException | None) -> None:
+        if error is not None:
+            log.error("the task of a conversation failed", person=self.subject.person, exc_info=error)
+            self.broken = True
+            self.audience.closed(f"a fault in corral: {error!r}")
+
     async def _warm(self) -> None:
         try:
             async with self._holder.lock:
@@ -359,12 +366,16 @@ class Conversation:
         finally:
             if stops != self._stops and end.status in ("failed", "interrupted"):
                 end = TurnEnded("interrupted", self._stopped_for)
-            await self._journal.end_turn(self.subject, end, time.monotonic() - self.began)
-            self.began, self.last_used = 0.0, time.monotonic()
-            self._handed_over = self._stop_early = False
-            self.approvals.clear()
-            self.audience.show(end)
-            self._holder.shown.set()
+            try:
+                await self._journal.end_turn(self.subject, end, time.monotonic() - self.began)
+            except Exception:  # whatever it is, the turn's end must be shown
+                log.exception("the end of a turn was not written down", person=self.subject.person)
+            finally:
+                self.began, self.last_used = 0.0, time.monotonic()
+                self._handed_over = self._stop_early = False
+                self.approvals.clear()
+                self.audience.show(end)
+                self._holder.turn_shown()
         if backend is not None and backend.gone:
             async with self._holder.lock:
                 if self.backend is backend:
@@ -387,7 +398,6 @@ class Conversation:
                 spoke = spoke or (isinstance(event, Text) and bool(event.delta.strip()))
                 await self._note(backend, event)
                 self.audience.show(event)
-                await self.audience.ready()
         if end.status == "completed" and not spoke:
             self._notice(WORDLESS)
         return end
@@ -423,12 +433,21 @@ class Conversation:
                     await self._holder.end(self._holder.stale)
                 else:
                     # Before the lock is free: an ending that comes next shows its report after this turn's end.
-                    self._holder.shown.clear()
+                    self._holder.turn_begins()
                     return self.backend
             return None
 
     def _notice(self, message: str) -> None:
         self.audience.show(Notice(message))
+
+
+async def _works_on(backend: Backend) -> bool:
+    """Whether the agent has work in the background; also where that cannot be seen."""
+    try:
+        return bool(await backend.background())
+    except BackendError as error:
+        log.warning("an idle agent is kept", reason=str(error))
+        return True
 
 
 def _minutes(seconds: float) -> str:

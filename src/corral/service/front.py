@@ -2,6 +2,9 @@
 
 The front end may sit in the service's own process, or behind a socket: both look the same from either side. That is why
 nothing here returns a value or is awaited except `ready`: all that comes of a call comes back as events, in order.
+
+Between the service and each front end stands a queue (`front_queue`). It is bounded: a front end that falls behind
+misses words, is told how many by a `Missed`, and delays nobody.
 """
 
 from __future__ import annotations
@@ -28,13 +31,21 @@ class Reply:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
-Shown: TypeAlias = Event | Reply
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Words and output that this front end was not shown here, because too much already waited for it."""
+
+    event: ClassVar[str] = "missed"
+    characters: int
+
+
+Shown: TypeAlias = Event | Reply | Missed
 """All that a front end may have to show."""
 
 
 def to_json(event: Shown) -> dict[str, Any]:
     """The event as the JSON object of `corral chat --json`."""
-    if isinstance(event, Reply):
+    if isinstance(event, Reply | Missed):
         return {"event": event.event, **asdict(event)}
     return base.to_json(event)
 
@@ -63,20 +74,24 @@ class Welcome:
     """The folder of the conversation, as the configuration writes it if it was not chosen in a chat."""
 
 
-class Front(Protocol):
-    """What a seat asks of its front end."""
+class Follower(Protocol):
+    """What a conversation tells those who follow it."""
 
     def show(self, event: Shown) -> None:
         """Show an event; it must not wait."""
 
-    async def ready(self) -> None:
-        """Wait until more can be shown."""
-
     def idle(self) -> None:
-        """Hear that no turn runs, no message waits and no command is at work."""
+        """Called when no turn runs, no message waits and no command is at work."""
 
     def closed(self, reason: str) -> None:
-        """Hear, as the last thing, that this seat is no more; `reason` is empty when the front end asked for it."""
+        """Called last: the seat is closed; `reason` is empty when the front end asked for it."""
+
+
+class Front(Follower, Protocol):
+    """What a seat asks of its front end. One that raises is dropped: `closed` is called, and nothing after it."""
+
+    async def ready(self) -> None:
+        """Wait until more can be shown. Meanwhile events wait in the queue of this front end, and delay no other."""
 
 
 class Seat(Protocol):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from corral.backends.base import Notice
-from corral.backends.errors import ResumeError
-from corral.service.tasks import Tasks
+from corral.backends.errors import BackendError, ResumeError
+from corral.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.backends.base import Backend, BackendEnded
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-READ_TIMEOUT = 5.0  # seconds for the last events of a turn to be shown, once its backend has ended
+READ_TIMEOUT = 5.0  # seconds that an ending's caller waits for the end of the turn to be shown
+LATE_LOOK_TIMEOUT = 1.0  # seconds that a report waits for the look at what the agent had left running
 OPENING_TIMEOUT = 30.0  # seconds for a backend that was cancelled in its start to be gone; the ladder is shorter
 MOST_NAMES = 10  # of what was left running, in a sentence
 
@@ -64,9 +65,11 @@ class Holder:
         """Why the next turn needs a fresh backend; empty if it does not."""
         self.forgotten = False
         """Whether the engine did not know the conversation any more, and a new one was begun in its place."""
-        self.shown = asyncio.Event()
-        """Set while no turn's events wait to be shown: a report is shown behind the end of its turn."""
-        self.shown.set()
+        self.no_turn = asyncio.Event()
+        """Set while no turn has events to show."""
+        self.no_turn.set()
+        self._unshown: BackendEnded | None = None
+        """The report that is shown after the end of the turn."""
         self._subject = subject
         self._start = start
         self._pool = pool
@@ -81,7 +84,7 @@ class Holder:
         self._ending: asyncio.Task[BackendEnded] | None = None
         self._going: Backend | None = None
         """The one that is being ended."""
-        self._watchers = Tasks(_log)  # each is over when its backend is
+        self._tasks = Tasks(_log)  # each is over when its backend is
 
     def age(self, now: float) -> float:
         """Seconds since the backend started; 0 without one."""
@@ -106,7 +109,7 @@ class Holder:
         self._opened = time.monotonic()
         await self._journal.backend_started(self._subject, self._record, self.backend)
         self._audience.show(self.backend.started)
-        self._watchers.own(self._watch(self.backend))
+        self._tasks.own(self._watch(self.backend))
 
     def cancel_opening(self) -> bool:
         """Stop a start that is under way; whether there was one."""
@@ -121,13 +124,24 @@ class Holder:
             backend, self.backend, slot = self.backend, None, self._slot
             if backend is None or slot is None:
                 return None
-            self._ending = asyncio.get_running_loop().create_task(self._end(backend, slot, why))
+            self._ending = self._tasks.own(self._end(backend, slot, why))
         ending = self._ending
         try:
             return await asyncio.shield(ending)
         finally:
             if ending.done():
                 self._ending = None
+
+    def turn_begins(self) -> None:
+        """A turn has events to show: a report that comes meanwhile is shown after its end."""
+        self.no_turn.clear()
+
+    def turn_shown(self) -> None:
+        """The end of the turn is shown."""
+        ended, self._unshown = self._unshown, None
+        if ended is not None:
+            self._audience.show(ended)
+        self.no_turn.set()
 
     async def hurry(self) -> None:
         """Take the grace away from an ending that is under way."""
@@ -136,19 +150,22 @@ class Holder:
 
     async def _end(self, backend: Backend, slot: Slot, why: str) -> BackendEnded:
         self._going = backend
+        # While a turn runs its commands would be among them. It looks beside the ending, which does not wait for it.
+        looking = self._tasks.own(_left_running(backend)) if self.no_turn.is_set() else None
         try:
-            # While a turn runs its commands would be among them.
-            left = names(await backend.background()) if self.shown.is_set() else ""
             ended = await self._pool.end(backend, slot)
         finally:
             self._going = None
         await self._journal.backend_ended(self._subject, self._record, ended, why)
+        if looking is not None and (left := await _in_time(looking)):
+            self._notice(f"what the agent had left running was ended too: {left}")
+        if self.no_turn.is_set():
+            self._audience.show(ended)
+            return ended
+        self._unshown = ended
         with suppress(TimeoutError):
             async with asyncio.timeout(READ_TIMEOUT):
-                await self.shown.wait()
-        if left:
-            self._notice(f"what the agent had left running was ended too: {left}")
-        self._audience.show(ended)
+                await self.no_turn.wait()
         return ended
 
     async def _begin(self) -> tuple[Begun, Slot]:
@@ -187,7 +204,7 @@ class Holder:
         await backend.wait()
         async with self.lock:
             if self.backend is backend:
-                if self.shown.is_set():
+                if self.no_turn.is_set():
                     self._notice(backend.gone)
                 await self.end(backend.gone)
 
@@ -197,7 +214,22 @@ class Holder:
 
 def _log(error: BaseException | None) -> None:
     if error is not None:
-        log.error("the watch over a backend failed", exc_info=error)
+        log.error("starting, watching or ending a backend failed", exc_info=error)
+
+
+async def _in_time(looking: asyncio.Task[str]) -> str:
+    """What a look told that was taken beside an ending, which is over now; empty where it hangs."""
+    done, _ = await asyncio.wait([looking], timeout=LATE_LOOK_TIMEOUT)
+    return looking.result() if done and not looking.cancelled() else ""
+
+
+async def _left_running(backend: Backend) -> str:
+    """The names of what the agent left running; empty where that cannot be seen."""
+    try:
+        return names(await backend.background())
+    except BackendError as error:
+        log.warning("what an agent left running is not known", reason=str(error))
+        return ""
 
 
 def names(processes: Sequence[Process]) -> str:

@@ -48,9 +48,9 @@ class Journal:
             ),
             None,
         )
-        if row is not None:
+        # A conversation that this process does not hold could be resumed elsewhere meanwhile: it stays unknown then.
+        if row is not None and await self._written(self._store.claim(row.id), False):
             subject.id = row.id
-            await self._written(self._store.claim(row.id), False)
             await self._known(subject)
 
     async def thread(self, subject: Subject) -> None:

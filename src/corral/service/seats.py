@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from corral.backends.base import Answer, Input, Notice
+from corral.printable import valid
 from corral.service import commands
 from corral.service.commands import Answered
 from corral.service.conversation import Conversation
 from corral.service.front import Reply
+from corral.service.front_queue import FrontQueue
 from corral.service.store import StoreError
 from corral.service.subject import Subject
-from corral.service.tasks import Tasks
+from corral.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.service.front import Front, Shown, Welcome
@@ -39,7 +41,8 @@ class LocalSeat:
         self.conversation = conversation
         self.channel = channel
         """The lasting front end that goes on here after a restart of the service, by its name; or empty."""
-        self._front = front
+        # A front end that is dropped has gone, as one whose connection is lost: its turn goes on.
+        self._queue = FrontQueue(front, self._gone)
         self._welcome = welcome
         self._tasks = Tasks(self._done)
         self._at_work = 0
@@ -63,29 +66,29 @@ class LocalSeat:
     def send(self, message: Input) -> None:
         if self._refuses():
             return
-        self.conversation.send(message, self._relay)
+        # The halves of a letter that a terminal may send could be written nowhere.
+        self.conversation.send(replace(message, text=valid(message.text)), self._relay)
 
     def command(self, line: str) -> None:
         if self._refuses():
             return
+        line = valid(line)
         if line.startswith("//"):
             self.send(Input(line[1:]))
             return
         if self._at_work >= MOST_AT_WORK:
-            self._tell(f"not done, {MOST_AT_WORK} commands are at work: {line[:80]}")
+            self.tell(f"not done, {MOST_AT_WORK} commands are at work: {line[:80]}")
             return
         command, name, argument = commands.find(line)
         if command is None:
-            self._tell(
-                f"there is no command {name}: /help lists them, and // sends the agent a line that begins with /"
-            )
+            self.tell(f"there is no command {name}: /help lists them, and // sends the agent a line that begins with /")
             return
         answered = command.act(self, argument)
         if isinstance(answered, Coroutine):
             self._at_work += 1
             self._tasks.own(self._answer(answered))
         else:
-            self._tell(answered)
+            self.tell(answered)
 
     def interrupt(self) -> None:
         if not self._over:
@@ -112,9 +115,8 @@ class LocalSeat:
         self._press(lambda: self.service.hurry(self))
 
     def detach(self) -> None:
-        self._over = True
-        self.conversation.audience.quit(self._relay)
-        self.service.left(self)
+        self._queue.discard()
+        self._gone()
 
     # What the commands and the service ask of it.
 
@@ -165,22 +167,36 @@ class LocalSeat:
         conversation = self.conversation
         if conversation.backend is not None:
             started = conversation.backend.started
-            self._front.show(replace(started, model=conversation.subject.model or started.model))
+            self.show(replace(started, model=conversation.subject.model or started.model))
         if conversation.began:
-            self._tell("a turn is running")
+            self.tell("a turn is running")
         for approval in conversation.approvals.values():
-            self._front.show(approval)
+            self.show(approval)
+
+    def show(self, event: Shown) -> None:
+        """Show an event to this front end alone."""
+        self._queue.show(event)
+
+    def tell(self, what: Answered) -> None:
+        """Tell this front end alone, and whether there is nothing more to do."""
+        if isinstance(what, Reply):
+            self.show(what)
+        elif what:
+            self.show(Notice(what))
+        self.maybe_idle()
 
     def close(self, reason: str) -> None:
-        """The service takes the place away."""
-        self._over = True
-        self.conversation.audience.quit(self._relay)
-        self.service.left(self)
-        self._front.closed(reason)
+        """The service takes the place away. What waits to be shown is shown before, if the front end takes it soon."""
+        self._queue.closed(reason)
+        self._gone()
+
+    async def caught_up(self) -> None:
+        """Wait until the front end has been shown most of what waits for it; its `ready` bounds that."""
+        await self._queue.caught_up()
 
     async def settle(self, timeout: float) -> None:
-        """Wait for what it has begun, `timeout` seconds at the most; the rest is cancelled."""
-        await self._tasks.settle(timeout)
+        """Wait at most `timeout` seconds for what it has begun, and for its front end to hear of the end."""
+        await asyncio.gather(self._tasks.settle(timeout), self._queue.settle(timeout))
 
     # How.
 
@@ -210,9 +226,16 @@ class LocalSeat:
         old.audience.quit(self._relay)
 
     async def _leave(self) -> None:
-        await self._end_of(self.conversation, "the chat was left")
+        try:
+            await self._end_of(self.conversation, "the chat was left")
+        finally:
+            self._queue.closed("")
+            self._gone()
+
+    def _gone(self) -> None:
+        self._over = True
+        self.conversation.audience.quit(self._relay)
         self.service.left(self)
-        self._front.closed("")
 
     def _press(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin what a key asks for, which may take seconds; of a key that is held down, not without end."""
@@ -228,23 +251,16 @@ class LocalSeat:
 
     async def _interrupt(self) -> None:
         if not await self.conversation.interrupt() and not self.conversation.busy:
-            self._tell("nothing is running")
+            self.tell("nothing is running")
 
     async def _answer(self, answering: Coroutine[Any, Any, Answered]) -> None:
         try:
-            self._tell(await answering)
+            self.tell(await answering)
         except StoreError as error:
             log.error("the store failed", person=self.person, error=str(error))
-            self._tell(f"what was kept cannot be read: {error}")
+            self.tell(f"what was kept cannot be read: {error}")
         finally:
             self._at_work -= 1
-
-    def _tell(self, what: Answered) -> None:
-        if isinstance(what, Reply):
-            self._front.show(what)
-        elif what:
-            self._front.show(Notice(what))
-        self.maybe_idle()
 
     def maybe_idle(self) -> None:
         """Say that nothing is to be done, if so; behind the other calls of this moment, which may change that."""
@@ -256,24 +272,22 @@ class LocalSeat:
         if self._relay.finishing:
             self.leave()
         else:
-            self._front.idle()
+            self._queue.idle()
 
     def _done(self, error: BaseException | None) -> None:
         if error is not None:
             log.error("a command failed", person=self.person, exc_info=error)
-            self._tell(f"a fault in corral: {error!r}")
+            self.tell(f"a fault in corral: {error!r}")
         self.maybe_idle()
 
 
 class _Relay:
-    """The seat's ear at its conversation (a Front)."""
+    """The seat's ear at its conversation (a Follower)."""
 
     def __init__(self, seat: LocalSeat) -> None:
         self.finishing = False
         self._seat = seat
-        self._front = seat._front  # noqa: SLF001 - it is the seat's own half
-        self.show = self._front.show
-        self.ready = self._front.ready
+        self.show = seat.show
 
     def idle(self) -> None:
         """The conversation has nothing to do; a command may still be at work."""
@@ -285,12 +299,9 @@ class _Relay:
 
 
 class _KeptPlace:
-    """A place in an audience for somebody who is on the way (a Front)."""
+    """A place in an audience for somebody who is on the way (a Follower)."""
 
     def show(self, event: Shown) -> None:
-        pass
-
-    async def ready(self) -> None:
         pass
 
     def idle(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from corral.backends.base import BackendEnded, Notice
-from corral.backends.running import LOOKING
+from corral.backends.running import LOOK_TIMEOUT, LOOKING
 from corral.service import recovery
 from corral.service.commands import COMMANDS
 from corral.service.conversation import Conversation
@@ -20,15 +20,15 @@ from corral.service.front import Welcome
 from corral.service.holder import StartBackend
 from corral.service.journal import Journal
 from corral.service.pool import Pool
+from corral.service.processes import Seen, described
 from corral.service.seats import LocalSeat
 from corral.service.starting import terms, workspaces
 from corral.service.store import StoreError
 from corral.service.subject import Subject
-from corral.service.tasks import Tasks
+from corral.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.backends.base import Backend
-    from corral.process import Process
     from corral.service.config import Config, Person
     from corral.service.front import Front
     from corral.service.store import ConversationRow, Store, UsageRow
@@ -125,7 +125,8 @@ class Service:
         self._upkeep.cancel()
         await self._upkeep.settle(SETTLE_TIMEOUT)
         self.pool.hurry()
-        closing = [asyncio.ensure_future(self.end(one, "the service was stopped")) for one in list(self.live)]
+        endings = Tasks(_ending_done)
+        closing = [endings.own(self.end(one, "the service was stopped")) for one in list(self.live)]
         if closing:
             _, slow = await asyncio.wait(closing, timeout=bound * (1 - LAST_RESERVE))
             if slow:
@@ -206,6 +207,10 @@ class Service:
             if resume:
                 raise LookupError(taken)
             taken = None
+        if self.refuses(person):  # meanwhile
+            if taken is not None:
+                self.forget_if_unused(taken)
+            raise AccessError
         begun = taken or self.begin(subject or Subject(person, self._config.engine_of(who), ""))
         welcome = Welcome(
             person,
@@ -216,12 +221,16 @@ class Service:
         )
         seat = LocalSeat(self, person, front, begun, welcome, channel)
         self.seats.add(seat)
-        greet(welcome)
-        if taken is not None:
-            seat.catch_up()
-        if unread:
-            front.show(Notice(unread))
-        await self._tell_what_was_cut(person, front)
+        try:
+            greet(welcome)
+            if taken is not None:
+                seat.catch_up()
+            if unread:
+                seat.show(Notice(unread))
+            await self._tell_what_was_cut(seat)
+        except BaseException:  # the caller has no seat that it could leave
+            seat.detach()
+            raise
         return seat
 
     def left(self, seat: LocalSeat) -> None:
@@ -257,7 +266,13 @@ class Service:
             for conversation in self.live:
                 if conversation.subject.id == row.id:
                     return conversation if not conversation.over else _being_ended(row.id)
-            if not await self._written(self.store.claim(row.id), True):
+            try:
+                free = await self.store.claim(row.id)
+            except StoreError as error:
+                # Two programs on one conversation would both write to the engine's thread.
+                log.error("a conversation cannot be resumed: who holds it is not known", error=str(error))
+                return f"conversation {row.id} cannot be resumed: whether another program has it open cannot be read"
+            if not free:
                 return f"conversation {row.id} is open in another program just now: end it there first"
             return self.begin(
                 Subject(row.person, row.engine, row.workspace, row.model, row.effort, row.thread, row.id, row.title)
@@ -306,9 +321,14 @@ class Service:
         row = await self.store.last_report(person)
         return row.verdict if row is not None else ""
 
-    async def look(self, backend: Backend) -> list[Process]:
-        """The backend's processes now, looked at beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(LOOKING, backend.tree)
+    async def look(self, backend: Backend) -> list[Seen]:
+        """The backend's processes now with their command lines. Raises OSError, TimeoutError included."""
+        return await LOOKING.run(lambda: described(backend.tree()), LOOK_TIMEOUT)
+
+    async def background(self, backend: Backend) -> list[Seen]:
+        """What the agent left running, with the command lines. Raises BackendError, OSError as `look`."""
+        left = await backend.background()
+        return await LOOKING.run(lambda: described(left), LOOK_TIMEOUT)
 
     # How.
 
@@ -340,11 +360,11 @@ class Service:
             return None
         return row
 
-    async def _tell_what_was_cut(self, person: str, front: Front) -> None:
-        cut = [turn for turn in await self._written(self.store.cut_turns(), []) if turn.person == person]
+    async def _tell_what_was_cut(self, seat: LocalSeat) -> None:
+        cut = [turn for turn in await self._written(self.store.cut_turns(), []) if turn.person == seat.person]
         for turn in cut:
             when = time.strftime("%H:%M", time.localtime(turn.began))
-            front.show(
+            seat.show(
                 Notice(
                     f"the turn of {when} was cut: the service ended in its middle. It was not sent again;"
                     f" /resume {turn.conversation} goes on with its conversation"
@@ -366,11 +386,14 @@ class Service:
         """Let go of a conversation that nobody follows, if no backend serves it."""
         if conversation not in self.live:  # it is let go of, or has been: after the end there is no store to tell
             return
-        if not conversation.audience and conversation.backend is None and not conversation.busy:
+        if _is_unused(conversation):
             self._tasks.own(self._forget(conversation))
 
     async def _forget(self, conversation: Conversation) -> None:
-        await self.end(conversation, "nobody is there any more")
+        # Asked again: a front end may have resumed it since this task was made. From here to `over`, by which
+        # `take_up` knows, nothing is awaited.
+        if _is_unused(conversation):
+            await self.end(conversation, "nobody is there any more")
 
     async def _closed(
         self, conversation: Conversation, closing: Coroutine[Any, Any, BackendEnded | None]
@@ -429,6 +452,18 @@ class Service:
     def _done(self, error: BaseException | None) -> None:
         if error is not None:
             log.error("a task of the service failed", exc_info=error)
+
+
+def _ending_done(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("an ending failed", exc_info=error)
+
+
+def _is_unused(conversation: Conversation) -> bool:
+    if conversation.over:
+        return False  # it is being ended
+    unused = not conversation.audience and conversation.backend is None and not conversation.busy
+    return unused or conversation.broken
 
 
 def _being_ended(conversation_id: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pwd
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +23,15 @@ from corral.service.pool import Bounds
 from corral.service.subject import Subject
 from corral.service.terms import Terms
 from corral.service.workspaces import Workspaces
+from corral.workers import NoThreadError, Workers
 
 if TYPE_CHECKING:
     from corral.backends.engine import EngineKind
     from corral.service.config import Config, Person
+
+PREPARE_TIMEOUT = 30.0  # seconds
+
+_PREPARING = Workers("corral-prepare", usual=4, most=16)
 
 Kinds = Callable[["Config", "Person", Subject], "EngineKind"]
 
@@ -48,12 +52,21 @@ class Starter:
         person = config.person(subject.person)
         if person is None:
             raise BackendError(f"{subject.person} is not in the configuration any more")
-        # Secrets are read from files, which may lie on a slow file system.
+        # Secrets are read from files, which may lie on a slow file system, and accounts from a directory service.
         try:
-            launch = await asyncio.to_thread(self.launch, config, person, subject)
+            launch, kind = await _PREPARING.run(
+                lambda: (self.launch(config, person, subject), self.kinds(config, person, subject)), PREPARE_TIMEOUT
+            )
+        except TimeoutError as error:
+            raise BackendError(
+                f"the agent's folders, secrets and account could not be read in {PREPARE_TIMEOUT:g} s:"
+                " a file system or a directory service does not answer"
+            ) from error
+        except NoThreadError as error:
+            raise BackendError(str(error)) from error
         except OSError as error:
             raise BackendError(f"{config.service.state_dir} cannot be written: {error.strerror or error}") from error
-        backend = Running(self.kinds(config, person, subject), launch, config.timeouts.limits())
+        backend = Running(kind, launch, config.timeouts.limits())
         await announce(launch.job_id, launch.account or account_name(os.getuid()))
         await backend.start(thread)
         return Begun(backend)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from corral.process.host import host_table
-from corral.process.table import Process, account_name
+from corral.backends.errors import BackendError
 from corral.service.front import Reply
 from corral.service.store import StoreError
 from corral.spans import size, span
 
 if TYPE_CHECKING:
+    from corral.backends.base import Backend
+    from corral.process import Process
     from corral.service.conversation import Conversation
     from corral.service.seats import LocalSeat
     from corral.service.store import ConversationRow, UsageRow
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MOST_ROWS = 200
-COMMAND_WIDTH = 100
+NOT_SEEN = "the agent's processes could not be looked at: {}"
 
 
 async def status(at: LocalSeat) -> Reply:
@@ -52,23 +53,7 @@ async def status(at: LocalSeat) -> Reply:
     elif backend.gone:
         lines.append(backend.gone)
     else:
-        tree = await at.service.look(backend)
-        left = () if conversation.began else await backend.background()
-        data["backend"] = {
-            "pid": backend.started.pid,
-            "account": backend.started.user,
-            "age": round(conversation.age, 1),
-            "processes": len(tree),
-            "rss": sum(process.rss for process in tree),
-        }
-        data["background"] = [{"pid": process.pid, "command": _command(process)} for process in left]
-        lines.append(
-            f"agent up for {span(conversation.age)} as {backend.started.user}, pid {backend.started.pid}:"
-            f" {_count(len(tree), 'process', 'processes')}, {size(data['backend']['rss'])}"
-        )
-        if left:
-            lines.append("left running in the background, which keeps the agent from being ended for idleness:")
-            lines += [f"  {process.pid} {_command(process)}" for process in left[:10]]
+        lines += await _of_backend(at, backend, data)
     try:
         data["last_verdict"] = await at.service.last_verdict(at.person)
     except StoreError as error:
@@ -79,26 +64,49 @@ async def status(at: LocalSeat) -> Reply:
     return Reply("\n".join(line for line in lines if line), "status", data)
 
 
+async def _of_backend(at: LocalSeat, backend: Backend, data: dict[str, Any]) -> list[str]:
+    """The agent that runs, as lines, and added to `data`; without its processes where they cannot be looked at."""
+    age, user, pid = at.conversation.age, backend.started.user, backend.started.pid
+    up = f"agent up for {span(age)} as {user}, pid {pid}"
+    data["backend"] = {"pid": pid, "account": user, "age": round(age, 1), "processes": None, "rss": None}
+    try:
+        tree = await at.service.look(backend)
+        left = [] if at.conversation.began else await at.service.background(backend)
+    except (BackendError, OSError) as error:
+        return [up, NOT_SEEN.format(error)]
+    rss = sum(one.process.rss for one in tree)
+    data["backend"] |= {"processes": len(tree), "rss": rss}
+    data["background"] = [{"pid": one.process.pid, "command": one.command} for one in left]
+    lines = [f"{up}: {_count(len(tree), 'process', 'processes')}, {size(rss)}"]
+    if left:
+        lines.append("left running in the background, which keeps the agent from being ended for idleness:")
+        lines += [f"  {one.process.pid} {one.command}" for one in left[:10]]
+    return lines
+
+
 async def tree(at: LocalSeat) -> Reply:
     """The backend's processes, parents before their children."""
     backend = at.conversation.backend
     if backend is None or backend.gone:
         return Reply("no agent runs", "ps", {"tree": []})
-    found = await at.service.look(backend)
+    try:
+        found = await at.service.look(backend)
+    except OSError as error:
+        return Reply(NOT_SEEN.format(error), "ps", {"tree": None})
     rows = [
         {
-            "pid": process.pid,
-            "ppid": process.ppid,
-            "depth": process.depth,
-            "user": account_name(process.uid),
-            "state": process.state,
-            "rss": process.rss,
-            "command": _command(process),
+            "pid": one.process.pid,
+            "ppid": one.process.ppid,
+            "depth": one.process.depth,
+            "user": one.account,
+            "state": one.process.state,
+            "rss": one.process.rss,
+            "command": one.command,
         }
-        for process in found[:MOST_ROWS]
+        for one in found[:MOST_ROWS]
     ]
     lines = [
-        f"{account_name(one.uid):<10}{one.pid:>8} {size(one.rss):>7}  {'  ' * one.depth}{_command(one)}"
+        f"{one.account:<10}{one.process.pid:>8} {size(one.process.rss):>7}  {'  ' * one.process.depth}{one.command}"
         for one in found[:MOST_ROWS]
     ]
     if len(found) > MOST_ROWS:
@@ -167,11 +175,6 @@ def _doing(conversation: Conversation) -> str:
 def _earlier(number: int, row: ConversationRow, here: str) -> str:
     mark = "  (this one)" if row.id == here else ""
     return f"{number:>3}  {row.id}  {row.engine:<7}{span(time.time() - row.used):>4} ago  {row.title}{mark}"
-
-
-def _command(process: Process) -> str:
-    command = host_table().command(process.pid) or f"[{process.comm}]"
-    return command if len(command) <= COMMAND_WIDTH else command[: COMMAND_WIDTH - 1] + "…"
 
 
 def _count(number: int, one: str, more: str) -> str:

@@ -11,16 +11,18 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from corral.backends.base import Answer, Input, Notice
+from corral.backends.base import Answer, Input
 from corral.chat.attach import wire
 from corral.chat.attach.peers import Speakers, peer_uid, speakers
 from corral.service.front import to_json
 from corral.service.service import AccessError
 from corral.service.subject import Subject
+from corral.tasks import Tasks
+from corral.workers import Workers
 
 if TYPE_CHECKING:
     from corral.service.front import Shown, Welcome
@@ -34,8 +36,12 @@ STALL_TIMEOUT = 30.0  # seconds for which a client may not read before it is let
 FLUSH_TIMEOUT = 2.0  # seconds for the last lines to be read
 MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which its turn waits for it
 MOST_CONNECTIONS = 256
+ACCOUNTS_TIMEOUT = 60.0  # seconds to look up everybody's account
 MOST_OF_ACCOUNT = 32
 TOO_MANY = "too many chats are open at the service: end one, and try again"
+
+
+_ACCOUNTS = Workers("corral-accounts", usual=1, most=2)
 
 
 class SocketError(Exception):
@@ -49,14 +55,17 @@ class SocketServer:
         self._service = service
         self._path = path
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections = Tasks(_ended)
         self._clients: set[_Client] = set()
         self._of_account: Counter[int] = Counter()
         self._speakers: Speakers = {}
 
     async def start(self) -> None:
         """Begin to listen. A socket file that a dead service left is replaced. Raises SocketError."""
-        self._speakers = await asyncio.to_thread(speakers, self._service.config)
+        try:
+            self._speakers = await _ACCOUNTS.run(lambda: speakers(self._service.config), ACCOUNTS_TIMEOUT)
+        except OSError as error:  # a TimeoutError too
+            raise SocketError(f"the accounts of the configuration's people cannot be looked up: {error}") from error
         try:
             await _make_way(self._path)
             self._server = await asyncio.start_unix_server(self._connected, self._path, limit=wire.MOST_CALL_BYTES)
@@ -75,10 +84,7 @@ class SocketServer:
         with suppress(OSError):  # while it listens: afterwards the file may be another service's
             self._path.unlink()
         self._server.close()
-        if self._connections:
-            await asyncio.wait(list(self._connections), timeout=FLUSH_TIMEOUT)
-        for one in self._connections:
-            one.cancel()
+        await self._connections.settle(FLUSH_TIMEOUT)
 
     def reloaded(self, speakers: Speakers) -> None:
         """After a reload, take their seats from accounts that may no longer speak for the person they sit for."""
@@ -107,15 +113,8 @@ class SocketServer:
             writer.close()
         else:
             self._of_account[uid] += 1
-            task = asyncio.get_running_loop().create_task(self._serve(uid, reader, writer))
-            self._connections.add(task)
-            task.add_done_callback(lambda task: self._over(task, uid))
-
-    def _over(self, task: asyncio.Task[None], uid: int) -> None:
-        self._connections.discard(task)
-        self._of_account[uid] -= 1
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a connection failed", exc_info=error)
+            task = self._connections.own(self._serve(uid, reader, writer))
+            task.add_done_callback(lambda _: self._of_account.subtract((uid,)))
 
     async def _serve(self, uid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -236,14 +235,13 @@ class _Client:
 
     async def _take_calls(self, seat: LocalSeat) -> None:
         while not self.gone:
-            await self.ready()  # whoever asks must read what comes of it
+            await seat.caught_up()  # a client that asks must read the answers
             # A read may bring thousands of calls, and taking one that is there already waits for nothing: between any
             # two of them it is everybody else's turn.
             await asyncio.sleep(0)
             line = await self._line()
             if line is None:
-                self.show(Notice(f"not taken: more than {wire.MOST_CALL_BYTES >> 20} MB are no message"))
-                seat.maybe_idle()
+                seat.tell(f"not taken: more than {wire.MOST_CALL_BYTES >> 20} MB are no message")
                 continue
             if not line:
                 return
@@ -286,8 +284,8 @@ class _Client:
             return
         self._write({"event": "done", "ended": [to_json(one) for one in ended]})
 
-    def _write(self, message: object) -> None:
-        self._write_line(wire.encode(message))
+    def _write(self, message: dict[str, Any]) -> None:
+        self._write_line(wire.line(message))
 
     def _write_line(self, line: bytes) -> None:
         if not self.writer.is_closing():
@@ -309,6 +307,11 @@ def _open_to_everybody(path: Path) -> None:
         Path(f"/proc/self/fd/{descriptor}").chmod(0o666)
     finally:
         os.close(descriptor)
+
+
+def _ended(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("a connection failed", exc_info=error)
 
 
 async def _make_way(path: Path) -> None:

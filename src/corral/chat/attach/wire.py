@@ -7,18 +7,23 @@ service events: those of `corral chat --json`, and `idle` and `closed`.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeAlias
 
 import msgspec
 
 from corral.backends import base
 from corral.backends.base import Event, Limits, Step
+from corral.printable import shortened, valid
 from corral.process import Report
-from corral.service.front import CommandHelp, Reply, Shown, Welcome, to_json
+from corral.service.front import CommandHelp, Missed, Reply, Shown, Welcome, to_json
 
 MOST_BYTES = 16 * 2**20  # of a line of the service's
 MOST_TEXT = 2**20  # characters of a piece of text; JSON makes six bytes of some
+LEAST_TEXT = 64  # characters; an event that is too long even with its texts cut to this is not sent
 MOST_CALL_BYTES = 4 * 2**20  # of a line of a client's
 VERSION = 1
 
@@ -79,7 +84,7 @@ PLAIN = ("interrupt", "finish", "leave", "hurry", "detach")
 first_decoder = msgspec.json.Decoder(First)
 call_decoder = msgspec.json.Decoder(Call)
 
-_EVENTS: dict[str, type[Event]] = {
+_EVENTS: dict[str, type[Event | Missed]] = {
     kind.event: kind
     for kind in (
         base.BackendStarted,
@@ -95,25 +100,70 @@ _EVENTS: dict[str, type[Event]] = {
         base.Notice,
         base.TurnEnded,
         base.BackendEnded,
+        Missed,
     )
 }
 
 
 def encode(message: object) -> bytes:
-    """An object as a line."""
-    return msgspec.json.encode(message) + b"\n"
+    """A message as a line, whatever an engine or a person put into it."""
+    try:
+        return msgspec.json.encode(message) + b"\n"
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
+        return json.dumps(_encodable(msgspec.to_builtins(message, enc_hook=str))).encode() + b"\n"
+
+
+def line(message: dict[str, Any]) -> bytes:
+    """A message of the service's as a line that a client can read: of one that is too long its texts are cut."""
+    whole = encode(message)
+    most, fitting = MOST_TEXT, whole
+    while len(fitting) > MOST_BYTES and most >= LEAST_TEXT:
+        fitting = encode(_cut(message, most))
+        most //= 16
+    if len(fitting) <= MOST_BYTES:
+        return fitting
+    return encode({"event": base.Notice.event, "message": f"too long to be shown: {message.get('event')}"})
 
 
 def event_lines(event: Shown) -> Iterator[bytes]:
-    """An event as lines that a client can read. What was said while it read nothing is one piece, however long that is:
-    of such a piece several are made."""
+    """An event as lines that a client can read.
+
+    Text that came while the client read nothing is one piece, however long: it is sent in several. Of other events the
+    texts are cut.
+    """
     data = to_json(event)
     delta = data.get("delta", "")
     if len(delta) <= MOST_TEXT:
-        yield encode(data)
+        yield line(data)
         return
     for start in range(0, len(delta), MOST_TEXT):
-        yield encode({**data, "delta": delta[start : start + MOST_TEXT]})
+        yield line({**data, "delta": delta[start : start + MOST_TEXT]})
+
+
+def _cut(value: Any, most: int) -> Any:
+    """The same with at most `most` characters in each text, and `most` values in each list and table."""
+    match value:
+        case str():
+            return shortened(value, most)
+        case dict():
+            return {key: _cut(one, most) for key, one in islice(value.items(), most)}
+        case list() | tuple():
+            return [_cut(one, most) for one in value[:most]]
+    return value
+
+
+def _encodable(value: Any) -> Any:
+    """The same in what JSON can say: no halves of surrogate pairs, no numbers without an end."""
+    match value:
+        case str():
+            return valid(value)
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {valid(str(key)): _encodable(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_encodable(one) for one in value]
+    return value
 
 
 def welcome_json(welcome: Welcome) -> dict[str, Any]:
