@@ -19,6 +19,10 @@ pytestmark = [
 ]
 
 
+ENOUGH = 5
+"""The chat, its two threads, the reaper and the agent. A chat needs one thread more for a moment, now and then."""
+
+
 def config(service: Service) -> Path:
     peer = service.folder / "peer.py"
     peer.write_text(PEER.read_text())
@@ -37,9 +41,12 @@ def config(service: Service) -> Path:
 def test_a_chat_that_finds_no_room_says_so_in_a_sentence(service: Service, most: int) -> None:
     chat = service.corral("chat", "--json", "--person", "me", "--config", str(config(service)))
     done = service.run(["prlimit", f"--nproc={most}", *chat], text=b"talk\n")
-    assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "fault in corral" not in done.stderr
+    if most >= ENOUGH and done.returncode == 0:
+        assert '"proven_empty"' in done.stdout
+        return
+    assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("corral: ")
     assert "raise the limit" in last, done.stderr
