@@ -1,5 +1,6 @@
 """Whose the files are that say who runs as whom, and with which secrets; and whether they can be read at all."""
 
+import codecs
 import os
 import pwd
 from pathlib import Path
@@ -44,6 +45,16 @@ def test_nesting_without_end_is_refused(file: Path) -> None:
 def test_bytes_that_are_no_utf8_are_told_of_with_the_line(file: Path) -> None:
     file.write_bytes(b'[service]\n# f\xfcr\nengine = "codex"')
     assert faults_of(file) == [", line 2: this is not UTF-8, as TOML must be"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(file: Path) -> None:
+    file.write_bytes(codecs.BOM_UTF8 + ONE_PERSON.encode())
+    assert [person.name for person in load(file).people] == ["ada"]
+
+
+def test_utf16_is_named(file: Path) -> None:
+    file.write_bytes(ONE_PERSON.encode("utf-16"))
+    assert faults_of(file) == ["this is UTF-16, and TOML is UTF-8: save it as UTF-8"]
 
 
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import shutil
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -283,6 +285,37 @@ class TestAcrossAccounts:
         assert found["daniel: codex login"][0]["status"] == "warn"
         assert found["daniel: codex login"][0]["detail"].startswith("not logged in")
 
+    @pytest.mark.codex
+    @pytest.mark.parametrize("mode", [0o755, 0o700], ids=["home open", "home closed"])
+    def test_an_engine_whose_folder_was_given_to_root(
+        self, clinic: Clinic, install: Callable[[str], None], codex_command: list[str], person: Account, mode: int
+    ) -> None:
+        clinic.codex = Path(codex_command[0])
+        clinic.write()
+        install(clinic.rules())
+        before, folder = person.home.stat().st_mode & 0o777, person.home / ".codex"
+        folder.mkdir(0o700, exist_ok=True)
+        (folder / "config.toml").touch(0o600)
+        try:
+            person.home.chmod(mode)
+            status, found = clinic.examine()
+        finally:
+            person.home.chmod(before)
+            shutil.rmtree(folder)
+        (login,) = found["daniel: codex login"]
+        assert (status, login["status"]) == (1, "error")
+        assert f"{person.name} may not use {folder}" in login["detail"]
+        assert login["fix"] == [f"sudo chown -R {person.name} {folder}"]
+
+    def test_what_a_command_said_is_told_as_that_commands(self, clinic: Clinic, install: Callable[[str], None]) -> None:
+        clinic.program("codex", CODEX.replace('echo "Logged in using an API key - sk-secret***tail" >&2', "exit 3"))
+        install(clinic.rules())
+        login = clinic.finding("daniel: codex login")
+        assert (login["status"], f"{clinic.codex} login status ended with status 3" in login["detail"]) == (
+            "skip",
+            True,
+        )
+
     @pytest.mark.claude
     def test_the_real_claude_and_its_login(
         self, clinic: Clinic, install: Callable[[str], None], claude_command: list[str], person: Account
@@ -299,9 +332,11 @@ class TestAcrossAccounts:
 
 
 class TestStateFolder:
-    def look(self, service: Service, folder: Path, label: str = "state folder") -> tuple[int, list[Finding]]:
+    def look(
+        self, service: Service, folder: Path, label: str = "state folder", more: str = ""
+    ) -> tuple[int, list[Finding]]:
         file = service.folder / "corral.toml"
-        file.write_text(f'[service]\nstate_dir = "{folder}"\n[[people]]\nname = "daniel"\n')
+        file.write_text(f'[service]\nstate_dir = "{folder}"\n{more}[[people]]\nname = "daniel"\n')
         file.chmod(0o644)
         done = service.run(service.corral("doctor", "--json", "--config", str(file)), timeout=100)
         found = [Finding(**{**one, "fix": tuple(one["fix"])}) for one in json.loads(done.stdout)]
@@ -326,6 +361,38 @@ class TestStateFolder:
         status, found_too = self.look(service, service.state_dir)
         assert status == 1
         assert found_too[0].detail.startswith(f"{service.state_dir} belongs to {person.name}")
+
+    def test_what_is_in_the_way_of_the_socket(self, service: Service, state_dir: Path) -> None:
+        place = state_dir / "corral.sock"
+
+        def looked_at() -> tuple[str, str]:
+            (found,) = self.look(service, state_dir, "socket")[1]
+            return found.status, found.detail
+
+        assert looked_at()[0] != "error"
+        place.touch()
+        assert looked_at() == ("error", f"{place} is a file and no socket")
+        place.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(place))
+            place.chmod(0o666)
+            assert looked_at()[0] != "error", "its program is dead: the service replaces it"
+            other.listen()
+            assert looked_at() == ("error", f"{place} is another program's: pid {os.getpid()} listens there")
+
+    @pytest.mark.cross_account
+    def test_a_folder_for_the_socket_that_cannot_be_made(self, service: Service) -> None:
+        more = 'socket = "/usr/corral-run/corral.sock"\n'
+        (found,) = self.look(service, service.state_dir, "socket", more)[1]
+        name = service.account.name
+        assert found.status == "error"
+        assert found.detail == f"/usr/corral-run is not there, and {name} may not make anything in /usr"
+
+    def test_what_the_config_says_and_hardly_means(self, service: Service, state_dir: Path) -> None:
+        more = 'shutdown = "5s"\n[timeouts]\nsilence = "2h"\nturn = "1h"\n'
+        _, found = self.look(service, state_dir, "config", more)
+        assert [one.status for one in found] == ["ok", "warn", "warn"]
+        assert [one.detail.partition(":")[0] for one in found[1:]] == ["timeouts.silence", "service.shutdown"]
 
     def test_the_store_in_it(self, service: Service, state_dir: Path) -> None:
         def looked_at() -> Finding:

@@ -17,6 +17,7 @@ from corral.backends.base import Input
 from corral.process import live_jobs
 from corral.service import lock
 from corral.service.records import endings
+from tests.harness import namespace
 from tests.harness.daemon import serving, start, write_config
 from tests.harness.waiting import until, wait_until
 
@@ -170,6 +171,72 @@ async def test_hup_reads_the_config_again_and_a_bad_one_is_refused_whole(tmp_pat
             assert not anna.ends, "a running turn goes on"
             anna.seat.interrupt()
             await anna.turns(1)
+
+
+def serve(config: Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "corral", "serve", "--config", str(config)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+
+
+def test_a_state_folder_that_others_may_use_is_refused_as_by_the_doctor(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(0o755)
+    done = serve(write_config(tmp_path))
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"corral: {state} has mode 0755: others could")
+    assert said.endswith(f": chmod 0700 {state}")
+    assert not list(state.iterdir())
+
+
+def test_a_state_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    done = serve(write_config(tmp_path))
+    assert done.returncode == 1
+    expected = f"{tmp_path}/state cannot be the state folder, since {tmp_path}/state is a file: name another place"
+    assert done.stderr == f"corral: {expected}\n"
+
+
+@pytest.mark.cross_account
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    config = write_config(tmp_path)
+    state.mkdir()
+    namespace.tmpfs(state, "0700", "64k,nr_inodes=1")
+    try:
+        done = serve(config)
+    finally:
+        namespace.unmount(state)
+    assert (done.returncode, done.stderr) == (1, f"corral: the disk of {state} is full: make room\n")
+
+
+def test_what_the_configuration_says_and_hardly_means_is_in_the_log(tmp_path: Path) -> None:
+    more = f"""[timeouts]
+silence = "2h"
+[[people]]
+name = "ben"
+workspace = "{tmp_path}/nowhere"
+env = {{ MODEL_API_KEY = "a-secret", MODEL_HOST = "h" }}
+[[people]]
+name = "carl"
+os_user = "root"
+"""
+    config = write_config(tmp_path, more=more)
+    text = config.read_text().replace("[engines.codex]", 'shutdown = "5s"\n[engines.codex]')
+    config.write_text(text)
+    with serving(tmp_path, config) as daemon:
+        doubts = {line["key"]: line["doubt"] for line in daemon.logged("a doubt about the configuration")}
+        assert set(doubts) >= {
+            "timeouts.silence",
+            "service.shutdown",
+            "people.ben.env",
+            "people.ben.workspace",
+            "people.carl.os_user",
+        }
+        assert doubts["people.ben.workspace"].startswith(f"{tmp_path}/nowhere is not there")
+        assert "MODEL_API_KEY" in doubts["people.ben.env"]
+        assert "a-secret" not in daemon.text()
+        assert any("share the account of the service" in doubt for doubt in doubts.values())
 
 
 def test_one_service_to_a_state_folder(tmp_path: Path) -> None:

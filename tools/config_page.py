@@ -34,6 +34,11 @@ name, or by number, counted from 1, where a name is missing. Nothing starts then
 config that it has. An unknown key is wrong. So are two people with one name (upper and lower case count as the same) or
 one number in Telegram, an account that the machine does not have, and a secret's file that others may read.
 
+**What can be done and was hardly meant** is a warning in the service's log, at the start and after a reload, and of
+`corral doctor`: `silence` longer than `turn`; `shutdown` shorter than `goodbye`, `grace` and `kill` together; root as
+`os_user`; one account for two people; a workspace that is not there; a variable in `env` whose name sounds like a
+secret.
+
 **Values.** A time is a text such as `"10m"`, `"1h30m"`, `"90s"`, `"500ms"`, `"90d"`, or a number of seconds; it is
 longer than nothing and at most 3650 days. A size is a text such as `"4G"` or `"512M"` (powers of 1024), or a number of
 bytes, at least 16M. A name has up to 64 letters without accents, digits, `.`, `_` and `-`, and begins with a letter or

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import sys
@@ -60,7 +61,8 @@ def _read(path: Path) -> tuple[bytes, os.stat_result, bool]:
 
 def _text(path: str | os.PathLike[str], content: bytes) -> str:
     try:
-        secret = content.decode()
+        # Without the byte order mark that some editors begin a file with.
+        secret = content.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
         # From None: the error it comes from would show a part of the content.
         raise SecretError(f"{path} is not text in UTF-8: no variable can hold it") from None

@@ -15,8 +15,8 @@ from corral.backends.engine import EngineKind
 from corral.chat.attach.peers import Speakers, speakers
 from corral.chat.attach.server import SocketError, SocketServer
 from corral.process import StartError
-from corral.service import lock, logs
-from corral.service.config import Config, ConfigError, Person, load
+from corral.service import lock, logs, state_folder
+from corral.service.config import Config, ConfigError, Person, doubts, load
 from corral.service.notify import notify
 from corral.service.service import Service, Summary
 from corral.service.starting import Starter, configured_kind
@@ -50,10 +50,16 @@ async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = conf
             say(fault)
         return FAILED
     logs.set_up()
+    warn(config)
+    state_dir = config.service.state_dir
     try:
-        held = lock.take(config.service.state_dir)
-    except (lock.TakenError, OSError) as error:
+        state_folder.prepare(state_dir)
+        held = lock.take(state_dir)
+    except (state_folder.StateFolderError, lock.TakenError) as error:
         say(str(error))
+        return FAILED
+    except OSError as error:
+        say(state_folder.why_not(state_dir, error))
         return FAILED
     try:
         store = await Store.open(config.service.state_dir, what="serve")
@@ -69,6 +75,12 @@ async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = conf
     finally:
         await store.aclose()
         os.close(held)
+
+
+def warn(config: Config) -> None:
+    """Log what the configuration says that can be done and was hardly meant."""
+    for doubt in (*doubts.of_the_text(config), *doubts.of_the_host(config)):
+        log.warning("a doubt about the configuration", key=doubt.key, doubt=doubt.sentence)
 
 
 class Serving:
@@ -141,6 +153,7 @@ class Serving:
                 log.warning("state_dir and socket are read at the start only: restart the service for them")
             await self._service.reload(config)
             self._socket.reloaded(speakers)
+            warn(config)
             log.info("reloaded", people=len(config.people))
         notify("READY=1", f"STATUS=serving {self._service.config.head_count}")
 

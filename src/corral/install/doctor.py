@@ -16,10 +16,10 @@ from rich.console import Group
 from rich.text import Text
 
 from corral.install.checks import engines, host, installation, limits, people, processes, rights, state
-from corral.install.finding import Finding, Findings, Status, error, ok
+from corral.install.finding import Finding, Findings, Status, error, ok, warn
 from corral.install.subjects import Subjects
 from corral.printable import in_one_line
-from corral.service.config import ConfigError, load
+from corral.service.config import ConfigError, doubts, load
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,9 +47,11 @@ def examine(path: Path | None, *, seconds: float = WHOLE) -> list[Finding]:
     except ConfigError as problem:
         wrong = [error("config", fault, "mend it: the checks of people need it") for fault in problem.faults]
         return [*wrong, *run(_of_the_machine(), seconds)]
-    found = ok("config", f"{config.path}: {config.head_count}")
+    found = [ok("config", f"{config.path}: {config.head_count}")]
+    # What the host tells of it is in the checks of people.
+    found += [warn("config", f"{one.key}: {one.sentence}", one.todo) for one in doubts.of_the_text(config)]
     subjects = Subjects.of(config)
-    return [found, *run([*_of_the_machine(), *_of_the_config(subjects)], seconds)]
+    return [*found, *run([*_of_the_machine(), *_of_the_config(subjects)], seconds)]
 
 
 def run(checks: Sequence[Check], seconds: float = WHOLE) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shlex
 import stat
@@ -29,6 +30,8 @@ Version = tuple[int, ...]
 
 OLDEST: dict[str, Version] = {"codex": (0, 125), "claude": (2, 1)}
 """Older ones were not tried, or speak another protocol."""
+_HOMES = {"codex": ("CODEX_HOME", ".codex"), "claude": ("CLAUDE_CONFIG_DIR", ".claude")}
+"""Where an engine keeps what is its own: the variable that names it, and the folder in the home without that."""
 CLAUDE_SAYS_LOGIN_SINCE = (2, 1, 41)
 """An older claude takes `auth status` for a message, and asks its model."""
 
@@ -42,7 +45,7 @@ def engine(subjects: Subjects, person: Person, name: str) -> Findings:
         yield _missing(label, subjects, person, name, needed=needed)
         return
     tried = attempt(subjects.config, person, program, ["--version"])
-    if fault := _fault(tried, program):
+    if fault := _fault(tried, program, "--version"):
         rule = "add to sudoers" in fault
         by_hand = f"{_through(subjects, person)}{shlex.join(program.command)} --version"
         todo = "`corral sudoers` writes all rules that are needed" if rule else f"see more of it: {by_hand}"
@@ -76,26 +79,32 @@ def _missing(label: str, subjects: Subjects, person: Person, name: str, *, neede
     )
 
 
-def _fault(tried: Attempt, program: Program) -> str:
+def _fault(tried: Attempt, program: Program, arguments: str) -> str:
     """Why it cannot be used; empty if it can."""
     if tried.refusal:
         return tried.refusal
     if tried.report is not None and tried.report.verdict == SURVIVORS:
         return "what it started could not be ended: " + "; ".join(one.reason for one in tried.report.survivors)
     if tried.status is None:
-        return f"{program.path} --version gave no answer in time, and was ended"
+        return f"{program.path} {arguments} gave no answer in time, and was ended"
     if tried.status != 0:
-        return f"{program.path} --version ended with status {tried.status}: {_telling(tried.words) or 'without a word'}"
+        return (
+            f"{program.path} {arguments} ended with status {tried.status}: {_telling(tried.words) or 'without a word'}"
+        )
     return ""
 
 
 def _login(label: str, subjects: Subjects, person: Person, program: Program, version: Version) -> Finding:
     through = _through(subjects, person)
+    if closed := _closed_home(label, subjects, person, program.engine):
+        return closed
     if program.engine == "claude":
         if version < CLAUDE_SAYS_LOGIN_SINCE:
             return skip(label, "unknown: a claude older than 2.1.41 does not say without asking its model")
         tried = attempt(subjects.config, person, program, ["auth", "status"])
-        return _login_of_claude(label, tried, f"{through}{program.path} auth login")
+        return _denied(label, subjects, person, program, tried) or _login_of_claude(
+            label, tried, f"{through}{program.path} auth login"
+        )
     tried = attempt(subjects.config, person, program, ["login", "status"])
     # Of a key codex shows the first and last letters: no more than the kind is repeated.
     if tried.status == 0:
@@ -107,7 +116,56 @@ def _login(label: str, subjects: Subjects, person: Person, program: Program, ver
             "not logged in; with a model provider of their own in codex's config.toml that may be meant",
             f"{through}{program.path} login",
         )
-    return skip(label, f"unknown: codex does not say ({_fault(tried, program) or _telling(tried.words)})")
+    denied = _denied(label, subjects, person, program, tried)
+    said = _fault(tried, program, "login status") or _telling(tried.words)
+    return denied or skip(label, f"unknown: codex does not say ({said})")
+
+
+def _closed_home(label: str, subjects: Subjects, person: Person, engine: str) -> Finding | None:
+    """An error where the engine's own folder belongs to another account; None where that is not so, or not to be seen.
+
+    `sudo codex`, run once with the person's HOME, leaves such a one.
+    """
+    folder = _engine_home(subjects, person, engine)
+    entry = pwd.getpwnam(person.os_user or subjects.service)
+    try:
+        about = folder.stat()
+    except OSError:
+        return None
+    if about.st_uid == entry.pw_uid or _open_to(about, entry):
+        return None
+    return _not_its_own(label, subjects, person, engine, f"it belongs to {account_name(about.st_uid)}")
+
+
+def _denied(label: str, subjects: Subjects, person: Person, program: Program, tried: Attempt) -> Finding | None:
+    """The same by the engine's own words, from a home that this account may not look into."""
+    if tried.status in (None, 0) or not re.search(r"permission denied|EACCES", tried.words, re.IGNORECASE):
+        return None
+    line = next(one for one in tried.words.splitlines() if re.search(r"permission denied|EACCES", one, re.IGNORECASE))
+    return _not_its_own(label, subjects, person, program.engine, f"{program.engine} says: {line.strip()}")
+
+
+def _not_its_own(label: str, subjects: Subjects, person: Person, engine: str, why: str) -> Finding:
+    folder, account = _engine_home(subjects, person, engine), _account(person)
+    say = error if subjects.config.engine_of(person) == engine else warn
+    return say(
+        label,
+        f"{account} may not use {folder}, where its agents keep settings, login and conversations: {why}",
+        "give it back to the account",
+        f"sudo chown -R {shlex.quote(account)} {shlex.quote(str(folder))}",
+    )
+
+
+def _engine_home(subjects: Subjects, person: Person, engine: str) -> Path:
+    variable, folder = _HOMES[engine]
+    entry = pwd.getpwnam(person.os_user or subjects.service)
+    return Path(person.env.get(variable) or Path(entry.pw_dir) / folder)
+
+
+def _open_to(about: os.stat_result, entry: pwd.struct_passwd) -> bool:
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    bits = about.st_mode >> 3 if about.st_gid in groups else about.st_mode
+    return entry.pw_uid == 0 or bits & 0o7 == 0o7
 
 
 def _login_of_claude(label: str, tried: Attempt, command: str) -> Finding:

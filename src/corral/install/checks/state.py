@@ -6,7 +6,9 @@ import fcntl
 import os
 import shlex
 import shutil
+import socket as sockets
 import stat
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +18,7 @@ from corral.install.subjects import Subjects
 from corral.process import LedgerError, live_jobs
 from corral.process.ledger import Rejected, entries
 from corral.process.table import account_name
-from corral.service import lock, records
+from corral.service import lock, records, state_folder
 from corral.service.database import DAMAGED, StoreError
 from corral.service.store import FILE
 from corral.spans import size
@@ -73,22 +75,21 @@ def folder(subjects: Subjects) -> Findings:
         yield error(label, f"{place} is not a folder", "name another with state_dir below [service]")
         return
     wrong = False
-    if about.st_uid != os.geteuid():
+    if owner := state_folder.wrong_owner(about):
         wrong = True
-        owner = account_name(about.st_uid)
         yield error(
             label,
-            f"{place} belongs to {owner} and not to {subjects.service}",
+            f"{place} belongs to {owner} and not to {subjects.service}: the service does not start on it",
             "it must be the service's",
-            f"sudo chown -R {shlex.quote(subjects.service)} {shlex.quote(str(place))}",
+            state_folder.give_to(subjects.service, place),
         )
-    if about.st_mode & 0o077:
+    if mode := state_folder.wrong_mode(about):
         wrong = True
         yield error(
             label,
-            f"{place} has mode {stat.S_IMODE(about.st_mode):04o}: others could read conversations, or write the ledger",
+            f"{place} has mode {mode}: {state_folder.OPEN_TO_OTHERS}; the service does not start on it",
             "it must be 0700",
-            subjects.as_service(f"chmod 0700 {shlex.quote(str(place))}"),
+            subjects.as_service(state_folder.close_to_others(place)),
         )
     if fault := _cannot_be_written(place):
         wrong = True
@@ -206,8 +207,11 @@ def cgroup(subjects: Subjects) -> Findings:
 
 
 def socket(subjects: Subjects) -> Findings:
-    """Where people and operators reach the service."""
+    """Whether the service can listen where people and operators reach it, and whether they can come there."""
     place = subjects.config.socket_path
+    if fault := _cannot_listen(place, _running_service(subjects.config.service.state_dir)):
+        yield error("socket", fault, "put right what is there, or name another place with socket below [service]")
+        return
     closed = next((one for one in place.parents if one.exists() and not one.stat().st_mode & 0o001), None)
     if closed is None:
         yield ok("socket", str(place))
@@ -217,6 +221,45 @@ def socket(subjects: Subjects) -> Findings:
         f"{place} is behind {closed}, which others may not enter: people cannot attach with `corral chat`",
         'under systemd: socket = "/run/corral/corral.sock" below [service]; else in any folder that people may enter',
     )
+
+
+def _cannot_listen(place: Path, running: int | None) -> str:
+    """Why the service could not listen there, as far as that can be seen without doing it; empty if it could."""
+    above = _nearest(place.parent)
+    if not above.is_dir():
+        return f"{above} is in the way: it is not a folder"
+    if not os.access(above, os.W_OK | os.X_OK):
+        missing = "" if above == place.parent else f"{place.parent} is not there, and "
+        return f"{missing}{account_name(os.geteuid())} may not make anything in {above}"
+    try:
+        kind = place.lstat().st_mode
+    except FileNotFoundError:
+        return ""
+    if not stat.S_ISSOCK(kind):
+        return f"{place} is a file and no socket"
+    listener = _listener(place)
+    if listener is None or listener == running:
+        return ""
+    whose = f"pid {listener}" if listener else "a process that this host does not name"
+    return f"{place} is another program's: {whose} listens there"
+
+
+def _listener(place: Path) -> int | None:
+    """The pid that listens at a socket, 0 if it is not known; None if nobody does."""
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(os.fspath(place))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return None
+        except OSError:
+            return 0
+        if not hasattr(sockets, "SO_PEERCRED"):
+            return 0
+        pid, _, _ = struct.unpack(
+            "3i", probe.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, struct.calcsize("3i"))
+        )
+    return int(pid)
 
 
 def file_system(place: Path) -> str:
@@ -244,7 +287,7 @@ def _missing_folder(place: Path, service: str) -> Finding:
         "state folder",
         f"{place} is not there, and {service} may not make it in {above}",
         "make it, or have systemd do it (StateDirectory=, as `corral units` writes it)",
-        f"sudo install -d -m 0700 -o {shlex.quote(service)} {shlex.quote(str(place))}",
+        state_folder.make_for(service, place),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -23,8 +24,11 @@ def read_config(path: Path) -> tuple[str, tuple[str, ...]]:
             f"{path}: others than its owner may write it (mode {_mode(about)}), and would decide who runs as whom: "
             f"`chmod go-w {path}`, after reading it"
         )
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError((*faults, f"{path}: this is UTF-16, and TOML is UTF-8: save it as UTF-8"))
     try:
-        return content.decode(), tuple(faults)
+        # Some editors begin a UTF-8 file with a byte order mark, which is no part of its text.
+        return content.removeprefix(codecs.BOM_UTF8).decode(), tuple(faults)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError((*faults, f"{path}, line {line}: this is not UTF-8, as TOML must be")) from None
