@@ -47,7 +47,7 @@ def is_plain(line: bytes) -> bool:
             line.decode()
         except UnicodeDecodeError:
             return False
-    return _SURROGATE.search(line) is None
+    return b"\\u" not in line or _SURROGATE.search(line) is None
 
 
 async def repaired(line: bytes, pace: Pace) -> bytes:
@@ -116,30 +116,29 @@ class Joiner:
     """Puts the letters together again that streams of pieces have cut in two."""
 
     def __init__(self) -> None:
-        self._highs: dict[Stream, int] = {}
+        self.holds: dict[Stream, int] = {}
+        """The first halves that wait for a second."""
 
     def join(self, piece: str, stream: Stream, line: bytes) -> str:
         """The piece of `stream` that `line` held; its last letter is kept back if that is the first half of a pair."""
-        if not self._highs and type(line) is not Altered:
-            return piece
         low, high = (line.low, line.high) if isinstance(line, Altered) else (0, 0)
-        if before := self._highs.pop(stream, 0):
+        if before := self.holds.pop(stream, 0):
             joined = low and piece.startswith(REPLACEMENT)
             piece = _letter(before, low) + piece[1:] if joined else REPLACEMENT + piece
         if high and piece.endswith(REPLACEMENT):
-            self._highs[stream] = high
+            self.holds[stream] = high
             piece = piece[:-1]
         return piece
 
     def forget(self, stream: Stream) -> None:
         """The whole of the stream comes otherwise."""
-        if self._highs:
-            self._highs.pop(stream, None)
+        if self.holds:
+            self.holds.pop(stream, None)
 
     def rest(self) -> list[Stream]:
         """The streams in which a half stayed alone, for a U+FFFD each."""
-        alone = list(self._highs)
-        self._highs.clear()
+        alone = list(self.holds)
+        self.holds.clear()
         return alone
 
 

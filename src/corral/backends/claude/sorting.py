@@ -12,7 +12,7 @@ import msgspec
 from corral.backends.base import Notice, Reasoning, Text, ToolStarted, ToolStatus, TurnEnded
 from corral.backends.claude import tools, wire
 from corral.backends.numbers import usage
-from corral.backends.unicode import REPLACEMENT, Joiner
+from corral.backends.unicode import REPLACEMENT, Altered, Joiner
 
 if TYPE_CHECKING:
     from corral.backends.base import Usage
@@ -145,7 +145,8 @@ class Sorter:
         if piece:
             kind = Text if event.delta.text else Reasoning
             message_id = f"{self._message}/{event.index}"
-            piece = self._joiner.join(piece, (kind, message_id), line)
+            if self._joiner.holds or type(line) is Altered:  # hardly ever
+                piece = self._joiner.join(piece, (kind, message_id), line)
             self._streamed += len(piece)
             self._said = True
             if piece:

@@ -9,7 +9,7 @@ import msgspec
 from corral.backends.base import Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus, TurnEvent
 from corral.backends.codex import wire
 from corral.backends.numbers import exit_code
-from corral.backends.unicode import REPLACEMENT, Joiner
+from corral.backends.unicode import REPLACEMENT, Altered, Joiner
 
 NOT_THERE = "(os error 2)"
 OUTPUT_TAIL = 4000  # characters of a command's output that an event carries
@@ -35,19 +35,24 @@ class ItemReader:
 
     def text(self, note: wire.Delta, line: bytes) -> TurnEvent:
         """A piece of a message."""
-        delta = self._joiner.join(note.delta, (Text, note.item_id), line)
+        delta = self._joined(Text, note, line)
         self._count(note.item_id, delta)
         return Text(delta, note.item_id)
 
     def reasoning(self, note: wire.Delta, line: bytes) -> TurnEvent:
         """A piece of a thought."""
-        delta = self._joiner.join(note.delta, (Reasoning, note.item_id), line)
+        delta = self._joined(Reasoning, note, line)
         self._count(note.item_id, delta)
         return Reasoning(delta, note.item_id)
 
     def output(self, note: wire.Delta, line: bytes) -> TurnEvent:
         """A piece of what a command prints."""
-        return ToolOutput(note.item_id, self._joiner.join(note.delta, (ToolOutput, note.item_id), line))
+        return ToolOutput(note.item_id, self._joined(ToolOutput, note, line))
+
+    def _joined(self, kind: type[TurnEvent], note: wire.Delta, line: bytes) -> str:
+        if not self._joiner.holds and type(line) is not Altered:  # nearly always
+            return note.delta
+        return self._joiner.join(note.delta, (kind, note.item_id), line)
 
     def halves(self) -> list[TurnEvent]:
         """At the end of the turn: the halves of letters that stayed alone."""
