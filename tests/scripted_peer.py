@@ -112,6 +112,10 @@ class CodexPeer(Peer):
             case None if number == "ask":
                 self.say(str(message.get("result", {}).get("decision")))
                 self.complete()
+            case "initialize" if SCENE == "bare":
+                self.note("configWarning", summary="codex could not find bubblewrap on PATH", details=None)
+                self.note("configWarning", summary="unknown key in config.toml", details=None)
+                put({"id": number, "result": {}})
             case "initialize" if SCENE == "half":
                 put({"id": number, "result": {}})
             case "thread/start" | "thread/resume" | "thread/fork" if SCENE != "half":

@@ -343,6 +343,17 @@ def test_without_a_rule_for_kill_they_survive_and_the_line_is_named(
     assert all(f"({world.person.name}) NOPASSWD: /bin/kill" in reason for reason in reasons)
 
 
+def test_without_the_ledger_nothing_is_ended_for_it_may_be_a_jobs(world: World) -> None:
+    world.orphan()
+    jobs = world.service.state_dir / "jobs"
+    jobs.write_text("no folder")
+    status, found = world.adopt("--end")
+    assert (status, found["report"], len(found["orphans"])) == (1, None, 1)
+    assert world.commands() >= OF_THE_AGENT
+    jobs.unlink()
+    assert world.adopt("--end")[0] == 0
+
+
 def test_what_is_hidden_is_not_said_to_be_gone(enter: Callable[..., World]) -> None:
     world = enter(hidepid="2")
     world.orphan()

@@ -95,6 +95,22 @@ async def test_history_is_data_for_programs(tmp_path: Path) -> None:
     assert [one["id"] for one in told("history", "--state-dir", tmp_path, "--limit", 1)["conversations"]] == [anna]
 
 
+@pytest.mark.parametrize("command", ["history", "reports"])
+async def test_a_name_that_nobody_has_is_no_person_without_records(tmp_path: Path, command: str) -> None:
+    state = tmp_path / "state"
+    await lived(state)
+    result = corral(command, "--state-dir", state, "--person", "typo")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "corral: unknown person 'typo': choose anna, ben\n"
+    assert corral(command, "--state-dir", state, "--person", "typo", "--json").exit_code == 1
+    config = tmp_path / "corral.toml"
+    config.touch(0o600)
+    config.write_text(f'[service]\nstate_dir = "{state}"\n[[people]]\nname = "carl"\n')
+    silent = corral(command, "--config", config, "--person", "carl")
+    assert (silent.exit_code, "yet" in silent.stdout) == (0, True)
+    assert "choose anna, ben, carl" in corral(command, "--config", config, "--person", "typo").stderr
+
+
 async def test_a_turn_of_a_dead_program_is_cut_also_before_the_next_start_has_marked_it(tmp_path: Path) -> None:
     store = await Store.open(tmp_path)
     row = await store.new_conversation("anna", "codex", "")

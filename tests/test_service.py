@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from corral.backends import running
 from corral.backends.base import (
@@ -379,6 +380,30 @@ class TestFaults:
             assert (await anna.front.turns(1))[0].status == "failed"
         assert not list((tmp_path / "state" / "reports").iterdir())
         assert records.endings(tmp_path / "state") == records.Endings()
+
+    async def test_what_is_amiss_with_the_host_is_told_once_and_to_the_operator(self, tmp_path: Path) -> None:
+        with capture_logs() as logged:
+            async with hosting(configured(tmp_path), "bare", own=False) as host:
+                for name in ("anna", "ben"):
+                    one = await host.seat(name)
+                    one.say("talk")
+                    await one.front.turns(1)
+                    one.do("/restart")
+                    await one.front.backends(2)
+                    one.say("talk")
+                    await one.front.turns(2)
+                    told = [notice.message for notice in one.front.of(Notice)]
+                    assert any("unknown key in config.toml" in notice for notice in told), "that is the person's matter"
+                    assert not any("bubblewrap" in notice for notice in told)
+        notices = [line["notice"] for line in logged if line["event"] == "a notice for the operator"]
+        assert notices == ["codex could not find bubblewrap on PATH"]
+
+    async def test_at_a_persons_own_terminal_the_person_is_the_operator(self, tmp_path: Path) -> None:
+        async with hosting(configured(tmp_path), "bare") as host:
+            anna = await host.seat()
+            anna.say("talk")
+            await anna.front.turns(1)
+            assert await anna.front.hears("bubblewrap")
 
     async def test_reports_of_before_are_taken_in_or_removed(self, tmp_path: Path) -> None:
         state = tmp_path / "state"

@@ -107,6 +107,9 @@ class Host(Protocol):
     def notice(self, message: str) -> None:
         """Tell the person, once: engines repeat their warnings with every turn. Without a turn it waits for one."""
 
+    def notice_of_host(self, message: str) -> None:
+        """Tell the operator what is amiss with the host; the person, where nobody else is the operator."""
+
     async def ask(self, approval: ApprovalRequested) -> Answer:
         """Ask the person; a no after the limit of an approval. Cancel it when the engine waits no more."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class Launch:
     """Resource limits, by the names in `corral.process.limits.NAMES`."""
     notices: Sequence[str] = ()
     """What the person should hear in the first turn."""
+    tell_operator: Callable[[str], None] | None = None
+    """Takes what an engine says of the host, which the person cannot change. None: the person is the operator."""
     goodbye: float = 3.0
     """Seconds that the engine has to stop its work and to end by itself."""
     grace: float = 5.0

@@ -238,6 +238,12 @@ class Running:
         if self._turn is not None and self.busy:
             self._turn.put(Notice(message))
 
+    def notice_of_host(self, message: str) -> None:
+        if self.launch.tell_operator is not None:
+            self.launch.tell_operator(shortened(message, NOTICE_LENGTH))
+        else:
+            self.notice(message)
+
     async def ask(self, approval: ApprovalRequested) -> Answer:
         turn = self._turn
         answer = await self._approvals.ask(turn, approval)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -63,7 +64,10 @@ def history(
     """Show conversations and their turns."""
     from corral.service import records
 
-    found = _asked(lambda: records.history(_folder(state_dir, config), person, limit))
+    folder = _folder(state_dir, config)
+    found = _asked(lambda: records.history(folder, person, limit))
+    if person is not None and not found:
+        _refuse_unknown(person, folder, state_dir, config)
     if as_json:
         typer.echo(json.dumps({"conversations": [_history_json(one) for one in found]}, indent=2))
         return
@@ -94,7 +98,10 @@ def reports(
     """Show how agents ended."""
     from corral.service import records
 
-    found = _asked(lambda: records.endings(_folder(state_dir, config), person, survivors=survivors, limit=limit))
+    folder = _folder(state_dir, config)
+    found = _asked(lambda: records.endings(folder, person, survivors=survivors, limit=limit))
+    if person is not None and not (found.reports or found.unknown):
+        _refuse_unknown(person, folder, state_dir, config)
     if as_json:
         typer.echo(json.dumps(_endings_json(found), indent=2))
         return
@@ -105,6 +112,21 @@ def _folder(state_dir: Path | None, config: Path | None) -> Path:
     from corral.process import default_state_dir
 
     return state_folder(state_dir, config) or Path(default_state_dir())
+
+
+def _refuse_unknown(person: str, folder: Path, state_dir: Path | None, config: Path | None) -> None:
+    """Exit with status 1 for a name that neither the store nor the config knows: a mistyped one has no records."""
+    from corral.service import records
+    from corral.service.config import ConfigError, find, load
+
+    known = set(_asked(lambda: records.people(folder)))
+    chosen = config or (find() if state_dir is None else None)
+    if chosen is not None:
+        with suppress(ConfigError):  # a config of the service that this account may not read
+            known |= {one.name for one in load(chosen).people}
+    if known and person not in known:
+        say(f"unknown person {person!r}: choose {', '.join(sorted(known))}")
+        raise typer.Exit(1)
 
 
 def _asked(ask: Callable[[], T]) -> T:

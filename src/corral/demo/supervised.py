@@ -102,6 +102,9 @@ class SupervisedCodex:
     def notice(self, message: str) -> None:
         """Codex's advice on its sandbox, which the demo does not use."""
 
+    def notice_of_host(self, message: str) -> None:
+        """The same."""
+
     async def ask(self, approval: ApprovalRequested) -> Answer:  # noqa: ARG002 - the demo's codex need not ask
         return Answer("decline")
 

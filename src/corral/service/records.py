@@ -77,6 +77,16 @@ def endings(state_dir: Path, person: str | None = None, *, survivors: bool = Fal
     return _ask(state_dir, find, Endings())
 
 
+def people(state_dir: Path) -> frozenset[str]:
+    """Everybody of whom the store knows anything. Empty without a store. Raises StoreError."""
+
+    def find(connection: sqlite3.Connection) -> frozenset[str]:
+        rows = connection.execute("select person from conversations union select person from backends").fetchall()
+        return frozenset(person for (person,) in rows)
+
+    return _ask(state_dir, find, frozenset())
+
+
 def _turns(connection: sqlite3.Connection, conversation: str) -> tuple[TurnRow, ...]:
     rows = connection.execute(
         f"select instance, {TURN} from turns where conversation = ? order by began", (conversation,)

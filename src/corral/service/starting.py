@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import structlog
 
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex, find_codex
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
     from corral.backends.engine import EngineKind
     from corral.service.config import Config, Person
 
+log = structlog.get_logger(__name__)
+
 PREPARE_TIMEOUT = 30.0  # seconds
+MOST_TOLD = 1000  # notices that the operator gets; engines may word each anew
 
 _PREPARING = Workers("corral-prepare", usual=4, most=16)
 
@@ -45,6 +51,8 @@ class Starter:
     own_env: Mapping[str, str] | None = None
     """What is added to this process's own environment, for the agents of a person's own terminal. None, for a service:
     nothing is handed on that the configuration does not name."""
+    _told: set[tuple[str, str]] = field(default_factory=set, compare=False)
+    """What the operator was told, of which account."""
 
     async def __call__(self, subject: Subject, thread: str | None, announce: Announce) -> Begun:
         """Announce and start a backend, resuming `thread`. Raises BackendError, ResumeError, JobError."""
@@ -66,10 +74,22 @@ class Starter:
             raise BackendError(str(error)) from error
         except OSError as error:
             raise BackendError(f"{config.service.state_dir} cannot be written: {error.strerror or error}") from error
+        if self.own_env is None:
+            tell = partial(self._tell_operator, launch.account or "")
+            for notice in launch.notices:
+                tell(notice)
+            launch = replace(launch, notices=(), tell_operator=tell)
         backend = Running(kind, launch, config.timeouts.limits())
         await announce(launch.job_id, launch.account or account_name(os.getuid()))
         await backend.start(thread)
         return Begun(backend)
+
+    def _tell_operator(self, account: str, notice: str) -> None:
+        """Log it once: it comes with every start, and its person can do nothing about it."""
+        if (account, notice) in self._told or len(self._told) >= MOST_TOLD:
+            return
+        self._told.add((account, notice))
+        log.warning("a notice for the operator", account=account or None, notice=notice)
 
     def launch(self, config: Config, person: Person, subject: Subject) -> Launch:
         """The account, the folder, the environment and the ladder."""

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+OF_HOST = "bubblewrap"
+"""In a warning that is the operator's: codex has it with every start where the host has no bubblewrap."""
 WARNINGS = ("warning", "guardianWarning", "configWarning", "deprecationNotice")
 # What codex says of a thread that it does not know, or whose file is damaged (0.125 to 0.171).
 UNKNOWN_CONVERSATION = ("no rollout found", "invalid thread id", "invalid session id")
@@ -140,7 +142,11 @@ class CodexEngine:
         try:
             if method in WARNINGS:
                 warned = msgspec.json.decode(params, type=wire.Warned)
-                self._host.notice(" ".join(part for part in (warned.message, warned.summary, warned.details) if part))
+                said = " ".join(part for part in (warned.message, warned.summary, warned.details) if part)
+                if OF_HOST in said.lower():
+                    self._host.notice_of_host(said)
+                else:
+                    self._host.notice(said)
             elif method == "serverRequest/resolved":
                 self._rpc.exchange.drop(msgspec.json.decode(params, type=wire.Resolved).request_id)
             elif method == "account/rateLimits/updated":
