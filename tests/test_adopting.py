@@ -72,7 +72,7 @@ DOCTOR = """
 import sys
 from corral.install.checks.processes import orphans
 from corral.install.subjects import Subjects
-from corral.service.config import Config
+from corral.config import Config
 config = Config(service={"state_dir": sys.argv[1]}, people=[{"name": "person", "os_user": sys.argv[2]}])
 for finding in orphans(Subjects(config, "games", None, {})):
     print(finding.status, finding.detail)

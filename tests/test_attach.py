@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, Notice, Text, ToolEnded, TurnEnded
-from corral.chat.attach import wire
-from corral.chat.attach.client import LET_GO, AttachedSeat, RefusedError, end_person
-from corral.chat.attach.peers import speakers
-from corral.chat.attach.server import MOST_CONNECTIONS, MOST_OF_ACCOUNT, SocketError, SocketServer
-from corral.service.config import Config, Person
+from corral.config import Config, Person
+from corral.remote import wire
+from corral.remote.client import LET_GO, AttachedSeat, RefusedError, end_person
+from corral.remote.peers import speakers
+from corral.remote.server import MOST_CONNECTIONS, MOST_OF_ACCOUNT, SocketError, SocketServer
 from tests.harness.hosting import Host, Watcher, configured, hosting
 from tests.harness.waiting import until
 

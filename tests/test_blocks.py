@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from corral.chat.blocks import MOST_CHARACTERS, MOST_LINES, Block, Blocks
-from corral.chat.markdown import rendered
-from corral.chat.screen import trimmed
+from corral.terminal.blocks import MOST_CHARACTERS, MOST_LINES, Block, Blocks
+from corral.terminal.markdown import rendered
+from corral.terminal.screen import trimmed
 
 LINES = st.sampled_from(
     [

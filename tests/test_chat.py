@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.chat.lines import Lines
 from corral.offline import OfflineModel, Pause, Run, Say, Script, Turn
 from corral.printable import harmless
+from corral.terminal.lines import Lines
 from tests.conftest import Route
 from tests.harness.chatting import TIMEOUT, Piped, offline_home, on_path
 from tests.harness.screens import Emulated, on_screen

@@ -7,7 +7,7 @@ import pytest
 from corral.backends.base import BackendStarted
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex
-from corral.service.config import Person
+from corral.config import Person
 from corral.service.starting import configured_kind, workspaces
 from corral.service.subject import Subject
 from corral.service.workspaces import Workspaces

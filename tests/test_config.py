@@ -8,7 +8,7 @@ from corral.backends.base import Limits
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex
 from corral.backends.launch import Launch
-from corral.service.config import Config, ConfigError, find, load
+from corral.config import Config, ConfigError, find, load
 from tests.harness.configs import ONE_PERSON, OWN, faults_of, written
 
 
@@ -106,13 +106,13 @@ def test_what_corral_config_names_comes_before_the_own_one_and_that_before_the_s
     monkeypatch.delenv("CORRAL_CONFIG", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("corral.service.config.loading.SYSTEM_FILE", tmp_path / "etc.toml")
+    monkeypatch.setattr("corral.config.loading.SYSTEM_FILE", tmp_path / "etc.toml")
     assert find() is None
     with pytest.raises(ConfigError, match=r"There is no config, neither .*: `corral init` writes one"):
         load(None)
     (tmp_path / "etc.toml").touch()
     assert find() == tmp_path / "etc.toml"
-    from corral.service.config.loading import user_file
+    from corral.config.loading import user_file
 
     own = user_file()
     own.parent.mkdir(parents=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.service.config import ConfigError, Person, load
+from corral.config import ConfigError, Person, load
 from tests.harness.configs import ONE_PERSON, faults_of, written
 from tests.harness.service import Service
 from tests.harness.stage import Account
@@ -99,7 +99,7 @@ def test_a_file_of_another_account_is_refused(file: Path) -> None:
 LOADING = """
 import sys
 from pathlib import Path
-from corral.service.config import ConfigError, load
+from corral.config import ConfigError, load
 try:
     print(load(Path(sys.argv[1])).people)
 except ConfigError as error:

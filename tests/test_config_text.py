@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.service.config import Config, Person, Timeouts
-from corral.service.config.commented import commented
-from corral.service.config.kinds import NAME
-from corral.service.config.loading import judge
-from corral.service.config.quantities import LARGEST, LONGEST, SMALLEST, as_size, as_time, seconds, size
-from corral.service.config.tables import fields, table_of, tables
+from corral.config import Config, Person, Timeouts
+from corral.config.commented import commented
+from corral.config.kinds import NAME
+from corral.config.loading import judge
+from corral.config.quantities import LARGEST, LONGEST, SMALLEST, as_size, as_time, seconds, size
+from corral.config.tables import fields, table_of, tables
 from tests.harness.configs import OWN
 from tests.harness.stage import REPOSITORY
 

@@ -28,9 +28,9 @@ from corral.service import holder
 from corral.service.conversation import Conversation
 from corral.service.front import Shown
 from corral.service.holder import Announce, Begun
-from corral.service.journal import Journal
 from corral.service.pool import Bounds, Pool
-from corral.service.store import Store
+from corral.service.store.journal import Journal
+from corral.service.store.store import Store
 from corral.service.subject import Subject
 from corral.service.terms import Terms
 from tests.harness.waiting import until

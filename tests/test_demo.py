@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from corral.chat.printing import TextPrinter
 from corral.demo.acts import Stage
 from corral.demo.place import DemoFailed, Place
 from corral.demo.server import Server
 from corral.process import Report
+from corral.terminal.printing import TextPrinter
 from tests.harness import namespace
 from tests.harness.chatting import on_path
 from tests.harness.screens import on_screen

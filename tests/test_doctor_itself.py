@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from corral import view
+from corral.config import Config, Person
+from corral.display import processes as view
 from corral.install import doctor
 from corral.install.attempt import attempt
 from corral.install.checks import rights
@@ -16,7 +17,6 @@ from corral.install.doctor import Check, mending, run
 from corral.install.finding import Finding, error, ok
 from corral.install.programs import Program
 from corral.install.subjects import Subjects
-from corral.service.config import Config, Person
 from tests.harness.service import Service
 
 

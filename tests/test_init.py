@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from corral.config import Config, ConfigError, Person
+from corral.config.commented import commented
 from corral.install import initial
 from corral.install.initial import Answers, Newcomer
-from corral.service.config import Config, ConfigError, Person
-from corral.service.config.commented import commented
 from tests.harness.chatting import OnTerminal, on_terminal
 from tests.harness.service import Service
 from tests.harness.stage import REPOSITORY, Account
@@ -170,10 +170,12 @@ def test_a_file_that_was_replaced_stays_when_the_new_one_is_wrong(service: Servi
 
 @pytest.mark.cross_account
 def test_a_folder_that_may_not_be_written_is_told_of(service: Service) -> None:
-    status, _, complaint = init(service, "--config", "/etc/corral-of-a-test/corral.toml")
+    closed = service.folder / "closed"
+    closed.mkdir(mode=0o755)  # root's
+    status, _, complaint = init(service, "--config", f"{closed}/corral/corral.toml")
     assert (status, complaint) == (
         1,
-        "corral: /etc/corral-of-a-test/corral.toml: it cannot be written (Permission denied)\n",
+        f"corral: {closed}/corral/corral.toml: it cannot be written (Permission denied)\n",
     )
 
 

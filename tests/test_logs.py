@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from corral.chat.attach import wire
+from corral.remote import wire
 from corral.service import logs
 from tests.harness.daemon import serving, write_config
 

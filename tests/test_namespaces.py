@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
+from corral.config import Config
 from corral.install.checks import state
 from corral.install.subjects import Subjects
 from corral.process import Ladder, ledger, live_jobs, mark, procfs, sweep
 from corral.process.ledger import Entry, Record
 from corral.process.sweeping import SweepResult
 from corral.process.table import UNKNOWN, Namespace
-from corral.service.config import Config
 from corral.service.recovery import recover
-from corral.service.store import Store
+from corral.service.store.store import Store
 from tests.harness import truth
 from tests.harness.driving import Driver
 from tests.harness.service import Service
@@ -275,7 +275,7 @@ async def test_a_service_leaves_the_records_of_another_namespace_and_says_so(
 CHAT = """
 import asyncio, sys, time
 from pathlib import Path
-from corral.service.store import Store
+from corral.service.store.store import Store
 
 async def main():
     store = await Store.open(Path(sys.argv[1]), what="chat")

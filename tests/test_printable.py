@@ -9,14 +9,14 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral import view
 from corral.backends.base import Text, ToolEnded, ToolOutput, ToolStarted
-from corral.chat import wording
-from corral.chat.printing import JsonPrinter
-from corral.chat.transcript import Transcript
+from corral.display import processes as view
+from corral.display import wording
 from corral.printable import as_shown, harmless
 from corral.process import Report
 from corral.service import logs
+from corral.terminal.printing import JsonPrinter
+from corral.terminal.transcript import Transcript
 from tests.harness.driving import Driver
 from tests.harness.waiting import wait_until
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from corral.backends.base import Input
-from corral.service.records import endings
+from corral.service.store.records import endings
 from tests.harness.daemon import Daemon, start, write_config
 from tests.harness.waiting import until
 

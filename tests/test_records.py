@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from corral.cli import app
 from corral.process import Report, SignalCount, Survivor
-from corral.service.store import Store
+from corral.service.store.store import Store
 from tests.test_store import runs
 from tests.test_store_shared import starts
 

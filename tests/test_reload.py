@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from corral.backends.base import ApprovalRequested, BackendEnded, TurnEnded
-from corral.chat import serving
-from corral.chat.serving import Serving
+from corral.config import Config, load
+from corral.daemon import serving
+from corral.daemon.serving import Serving
 from corral.process import live_jobs
-from corral.service.config import Config, load
 from corral.service.holder import Announce, Begun
-from corral.service.store import Store
+from corral.service.store.store import Store
 from corral.service.subject import Subject
 from tests.harness.daemon import write_config
 from tests.harness.hosting import Host, Watcher, configured, hosting, kinds

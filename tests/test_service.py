@@ -26,11 +26,12 @@ from corral.backends.base import (
 )
 from corral.backends.running import Running
 from corral.process import Report
-from corral.service import processes, records, service
+from corral.service import processes, service
 from corral.service.conversation import WORDLESS
 from corral.service.front import Reply
 from corral.service.service import AccessError
-from corral.service.store import Store, StoreError
+from corral.service.store import records
+from corral.service.store.store import Store, StoreError
 from tests.harness.freezer import Freezer, NoFreezerError, freezer
 from tests.harness.hosting import Host, Place, Watcher, configured, hosting
 from tests.harness.stage import Stage

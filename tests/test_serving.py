@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from corral.backends.base import Input
+from corral.daemon import lock
 from corral.process import live_jobs
-from corral.service import lock
-from corral.service.records import endings
+from corral.service.store.records import endings
 from tests.harness import namespace
 from tests.harness.daemon import serving, start, write_config
 from tests.harness.waiting import until, wait_until

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from corral.process import Report, SignalCount, Survivor
-from corral.service.rows import Pruned
-from corral.service.store import Store, UsageRow
+from corral.service.store.rows import Pruned
+from corral.service.store.store import Store, UsageRow
 
 REPORT = Report(
     "survivors",

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.service import database, schema
-from corral.service.store import Store, StoreError
+from corral.service.store import database, schema
+from corral.service.store.store import Store, StoreError
 from tests.harness import namespace
 
 

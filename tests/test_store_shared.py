@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.service.store import Store
+from corral.service.store.store import Store
 from tests.harness import store_driver
 from tests.harness.waiting import wait_until
 

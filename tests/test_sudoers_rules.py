@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corral.config import Config
 from corral.install import sudoers as writing
 from corral.install.sudoers import SudoersError, escaped, named, rules, verify
-from corral.service.config import Config
 from tests.harness import namespace, sudoers
 from tests.harness.service import Service
 from tests.harness.stage import Account, Stage

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.backends.environment import ACCOUNT_TMP
+from corral.config import Config
 from corral.install import launchd, units
 from corral.install.accounts import NoServiceAccountError, program, service_account
 from corral.install.units import UnitsError, word
-from corral.service.config import Config
 from tests.harness.service import Service
 
 ME = pwd.getpwuid(os.getuid()).pw_name

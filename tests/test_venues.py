@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from corral.backends.base import BackendStarted, Input
-from corral.chat import venues
-from corral.chat.attach import wire
-from corral.chat.attach.client import RefusedError
-from corral.chat.venues import Configured, Own, Venue, VenueError, chosen, first_of
-from corral.service.config import ConfigError, load
+from corral.config import ConfigError, load
+from corral.remote import addresses, wire
+from corral.remote.client import RefusedError
+from corral.terminal.venues import Configured, Own, Venue, VenueError, chosen, first_of
 from tests.harness.backends import scripted
 from tests.harness.daemon import serving, write_config
 from tests.harness.hosting import Watcher
@@ -77,7 +76,7 @@ async def test_a_chat_says_where_it_is_held(tmp_path: Path) -> None:
 
 async def test_what_is_configured_is_used_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORRAL_CONFIG", str(write_config(tmp_path, "anna", "ben")))
-    monkeypatch.setattr(venues, "SYSTEM_SOCKET", tmp_path / "none.sock")
+    monkeypatch.setattr(addresses, "SYSTEM_SOCKET", tmp_path / "none.sock")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "none"))
     here = own(tmp_path)
     assert "corral.toml has nobody called 'mallory'" in await refused(chosen(None, wire.Hello(person="mallory"), here))

@@ -16,8 +16,8 @@ from corral.backends.base import (
     TurnEnded,
     Usage,
 )
-from corral.chat.attach import wire
 from corral.process import Report, Survivor
+from corral.remote import wire
 from corral.service.front import Missed, Reply, Shown
 
 LARGE = "x" * (wire.MOST_BYTES + 1000)

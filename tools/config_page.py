@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from corral.service.config import Config, Person
-from corral.service.config.commented import commented, default_of, example_of, meaning
-from corral.service.config.kinds import kind_of
-from corral.service.config.tables import fields, table_of, tables
+from corral.config import Config, Person
+from corral.config.commented import commented, default_of, example_of, meaning
+from corral.config.kinds import kind_of
+from corral.config.tables import fields, table_of, tables
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "config.md"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.service.config import ConfigError, load
+from corral.config import ConfigError, load
 
 OWN = pwd.getpwuid(os.geteuid()).pw_name
 ONE_PERSON = '[[people]]\nname = "ada"\n'

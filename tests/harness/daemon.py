@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corral.chat.attach import wire
-from corral.chat.attach.client import AttachedSeat
+from corral.remote import wire
+from corral.remote.client import AttachedSeat
 from tests.harness.backends import PEER
 from tests.harness.hosting import Watcher
 from tests.harness.waiting import wait_until

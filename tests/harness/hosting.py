@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from corral.backends.base import ApprovalRequested, BackendEnded, BackendStarted, Input, Notice, Text, TurnEnded
-from corral.service.config import Config, Person
+from corral.config import Config, Person
 from corral.service.front import Reply, Shown
 from corral.service.seats import LocalSeat
 from corral.service.service import Service
 from corral.service.starting import Starter
-from corral.service.store import Store
+from corral.service.store.store import Store
 from corral.service.subject import Subject
 from tests.harness.backends import Scripted, scripted
 from tests.harness.waiting import until

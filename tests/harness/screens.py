@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pyte
 
-from corral.chat.activity import FRAMES
+from corral.terminal.activity import FRAMES
 from tests.harness.service import Service
 from tests.harness.stage import Account
 from tests.harness.waiting import until

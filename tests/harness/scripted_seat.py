@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from corral.backends.base import Answer, Input, Limits, Notice, Text
-from corral.chat import terminal
-from corral.chat.attach import wire
+from corral.remote import wire
 from corral.service.front import CommandHelp, Front, Reply, Welcome
+from corral.terminal import terminal
 
 STATE_DIR, HEARD, SCENE = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 COMMANDS = (

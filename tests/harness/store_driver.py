@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from corral.service.store import Store, StoreError
+from corral.service.store.store import Store, StoreError
 
 USED = (7, 3, 2)
 

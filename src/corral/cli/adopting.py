@@ -13,8 +13,8 @@ from corral.cli.common import say
 
 def run(user: str, state_dir: Path | None, *, end: bool, as_json: bool) -> int:
     """Show the account's orphans, end them if that is wanted, and return the exit status."""
-    from corral import view
     from corral.backends.programs import is_agent
+    from corral.display import processes as view
     from corral.process import JobError, end_orphans, find_orphans
     from corral.process.host import host_table
 

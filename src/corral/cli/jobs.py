@@ -115,7 +115,7 @@ def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = 
     if as_json:
         typer.echo(json.dumps({"jobs": [job.to_json(host_table()) for job in jobs]}, indent=2))
     else:
-        from corral import view
+        from corral.display import processes as view
 
         view.console().print(view.jobs(jobs))
     raise typer.Exit(1 if any(job.reason for job in jobs) else 0)
@@ -172,7 +172,7 @@ def sweep(
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:
-        from corral import view
+        from corral.display import processes as view
 
         view.console().print(view.swept(result))
     raise typer.Exit(0 if result.clean else 1)

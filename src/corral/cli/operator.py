@@ -11,7 +11,7 @@ import typer
 from corral.cli.common import AsJson, ConfigFile, app, say
 
 if TYPE_CHECKING:
-    from corral.service.config import Config
+    from corral.config import Config
 
 
 class Unit(StrEnum):
@@ -50,7 +50,7 @@ def doctor(
     """Try everything."""
     import json
 
-    from corral import view
+    from corral.display import processes as view
     from corral.install import doctor as examination
 
     findings = examination.examine(config)
@@ -159,7 +159,7 @@ def units(
 
 
 def _load(path: Path | None) -> Config:
-    from corral.service.config import ConfigError, load
+    from corral.config import ConfigError, load
 
     try:
         return load(path)

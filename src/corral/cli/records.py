@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from corral.service.records import Endings, History
-    from corral.service.rows import ReportRow, TurnRow
+    from corral.service.store.records import Endings, History
+    from corral.service.store.rows import ReportRow, TurnRow
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show conversations and their turns."""
-    from corral.service import records
+    from corral.service.store import records
 
     folder = _folder(state_dir, config)
     found = _asked(lambda: records.history(folder, person, limit))
@@ -96,7 +96,7 @@ def reports(
     as_json: AsJson = False,
 ) -> None:
     """Show how agents ended."""
-    from corral.service import records
+    from corral.service.store import records
 
     folder = _folder(state_dir, config)
     found = _asked(lambda: records.endings(folder, person, survivors=survivors, limit=limit))
@@ -116,8 +116,8 @@ def _folder(state_dir: Path | None, config: Path | None) -> Path:
 
 def _refuse_unknown(person: str, folder: Path, state_dir: Path | None, config: Path | None) -> None:
     """Exit with status 1 for a name that neither the store nor the config knows: a mistyped one has no records."""
-    from corral.service import records
-    from corral.service.config import ConfigError, find, load
+    from corral.config import ConfigError, find, load
+    from corral.service.store import records
 
     known = set(_asked(lambda: records.people(folder)))
     chosen = config or (find() if state_dir is None else None)
@@ -130,7 +130,7 @@ def _refuse_unknown(person: str, folder: Path, state_dir: Path | None, config: P
 
 
 def _asked(ask: Callable[[], T]) -> T:
-    from corral.service.database import StoreError
+    from corral.service.store.database import StoreError
 
     try:
         return ask()
@@ -142,7 +142,7 @@ def _asked(ask: Callable[[], T]) -> T:
 def _print(blocks: list[RenderableType], nothing: str) -> None:
     from rich.console import Group
 
-    from corral import view
+    from corral.display import processes as view
 
     view.console().print(Group(*blocks) if blocks else nothing)
 

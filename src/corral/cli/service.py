@@ -32,7 +32,7 @@ def serve(config: ConfigFile = None) -> None:
 
     as_init.fork_if_process_1()
 
-    from corral.chat import serving
+    from corral.daemon import serving
 
     raise typer.Exit(asyncio.run(serving.run(config, say)))
 
@@ -55,6 +55,6 @@ def end(
     person: Annotated[str, typer.Argument(metavar="PERSON")], config: ConfigFile = None, as_json: AsJson = False
 ) -> None:
     """End a person's backends."""
-    from corral.chat.attach import operating
+    from corral.remote import operating
 
     raise typer.Exit(asyncio.run(operating.end(person, config, as_json=as_json, say=say, out=typer.echo)))

@@ -58,8 +58,8 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a first config."""
+    from corral.config import ConfigError
     from corral.install import initial
-    from corral.service.config import ConfigError
 
     path = (config or initial.usual_place()).absolute()
     answers = initial.Answers(
@@ -95,7 +95,7 @@ def init(
 
 
 def _asked(answers: Answers) -> Answers:
-    from corral import view
+    from corral.display import processes as view
     from corral.install.asking import ask
 
     try:

@@ -114,12 +114,12 @@ def chat(
     from corral.backends.claude import Claude, find_claude
     from corral.backends.codex import Codex, find_codex
     from corral.backends.engine import EngineKind
-    from corral.chat import terminal
-    from corral.chat.attach.wire import Hello
-    from corral.chat.venues import OUTSIDE, Own, chosen
+    from corral.config import ConfigError
     from corral.demo import offline as offline_model
     from corral.process import default_state_dir
-    from corral.service.config import ConfigError
+    from corral.remote.wire import Hello
+    from corral.terminal import terminal
+    from corral.terminal.venues import OUTSIDE, Own, chosen
 
     def kind(name: str) -> EngineKind:
         if name == Engine.CLAUDE.value:

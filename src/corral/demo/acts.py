@@ -11,16 +11,16 @@ from pathlib import Path
 
 from rich.text import Text
 
-from corral import view
 from corral.backends.base import BackendEnded, Input, Notice, TurnEnded
-from corral.chat.printing import TextPrinter
-from corral.chat.venues import Own
 from corral.demo.place import DemoFailed, Place
 from corral.demo.server import Server
 from corral.demo.supervised import SupervisedCodex
+from corral.display import processes as view
 from corral.offline import OfflineModel, Run, Say, Script, Turn, codex_overrides
 from corral.process import Report, live_jobs
 from corral.service.front import Shown
+from corral.terminal.printing import TextPrinter
+from corral.terminal.venues import Own
 
 MESSAGE = "Start a small web server and leave it running."
 TURN_TIMEOUT = 60.0  # seconds for a turn that is over in two

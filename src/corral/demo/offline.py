@@ -11,10 +11,10 @@ from pathlib import Path
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex
 from corral.backends.engine import EngineKind
-from corral.chat import terminal
-from corral.chat.venues import Own
 from corral.offline import OfflineModel, Run, Say, Script, Turn, claude_environment, codex_overrides, echo
 from corral.process import default_state_dir
+from corral.terminal import terminal
+from corral.terminal.venues import Own
 
 RUN = "run "
 # A proxy that the environment names would be asked for the loopback too.

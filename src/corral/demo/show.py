@@ -15,15 +15,15 @@ from typing import IO, cast
 from rich.console import Console
 from rich.text import Text
 
-from corral import view
 from corral.backends.codex import Codex
 from corral.backends.errors import BackendError
-from corral.chat.printing import TextPrinter
-from corral.chat.venues import Own
 from corral.demo import offline
 from corral.demo.acts import Stage, kill_the_supervisor, stop_on_request
 from corral.demo.place import DemoFailed, Place, prepared
+from corral.display import processes as view
 from corral.process import JobError
+from corral.terminal.printing import TextPrinter
+from corral.terminal.venues import Own
 
 FAILED = 1
 

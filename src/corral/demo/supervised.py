@@ -13,9 +13,9 @@ from corral.backends.codex import Codex
 from corral.backends.engine import Opening
 from corral.backends.errors import BackendError
 from corral.backends.turn import Turn
-from corral.chat.printing import Printer
 from corral.demo.place import DemoFailed, Place
 from corral.tasks import Tasks
+from corral.terminal.printing import Printer
 
 TURN_TIMEOUT = 60.0  # seconds for a turn that is over in two
 EXIT_TIMEOUT = 30.0  # seconds; the ladder is shorter

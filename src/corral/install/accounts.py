@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from corral.process.table import account_name
 
 if TYPE_CHECKING:
-    from corral.service.config import Config
+    from corral.config import Config
 
 
 class NoServiceAccountError(Exception):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, get_args
 from rich.prompt import Confirm, Prompt
 from rich.text import Text
 
+from corral.config.faults import fault_in
+from corral.config.kinds import Approval, EngineName, Name, Workspace
 from corral.install.initial import Answers, Newcomer, own_account, own_name
-from corral.service.config.faults import fault_in
-from corral.service.config.kinds import Approval, EngineName, Name, Workspace
 
 if TYPE_CHECKING:
     from rich.console import Console

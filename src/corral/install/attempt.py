@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from asyncio import StreamReader
 
     from corral.backends.launch import Launch
+    from corral.config import Config, Person
     from corral.install.programs import Program
-    from corral.service.config import Config, Person
 
 SECONDS = 20.0
 """For one program to say what it was asked."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
+from corral.config import ConfigError, doubts, load
 from corral.install.checks import engines, host, installation, limits, people, processes, rights, state
 from corral.install.finding import Finding, Findings, Status, error, ok, warn
 from corral.install.subjects import Subjects
 from corral.printable import in_one_line
-from corral.service.config import ConfigError, doubts, load
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from corral.config import Config, ConfigError, find, load
+from corral.config.commented import commented
+from corral.config.faults import sentences
+from corral.config.kinds import NAME
+from corral.config.loading import SYSTEM_FILE, user_file
 from corral.process.table import account_name
-from corral.service.config import Config, ConfigError, find, load
-from corral.service.config.commented import commented
-from corral.service.config.faults import sentences
-from corral.service.config.kinds import NAME
-from corral.service.config.loading import SYSTEM_FILE, user_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from corral.backends.environment import search_path
 from corral.install.units import STOP_MARGIN, UnitsError
 
 if TYPE_CHECKING:
-    from corral.service.config import Config
+    from corral.config import Config
 
 LABEL = "org.corral.serve"
 PLIST = f"/Library/LaunchDaemons/{LABEL}.plist"

@@ -19,7 +19,7 @@ from corral.process import sudo
 
 if TYPE_CHECKING:
     from corral.backends.engine import EngineKind
-    from corral.service.config import Config
+    from corral.config import Config
 
 KINDS: Mapping[str, EngineKind] = {"codex": Codex(), "claude": Claude()}
 

@@ -13,7 +13,7 @@ from corral.process import sudo
 from corral.process.table import account_name
 
 if TYPE_CHECKING:
-    from corral.service.config import Config, Person
+    from corral.config import Config, Person
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from corral.install.calls import call
 from corral.process import sudo
 
 if TYPE_CHECKING:
+    from corral.config import Config, Person
     from corral.install.programs import Program
-    from corral.service.config import Config, Person
 
 FILE = "/etc/sudoers.d/corral"
 

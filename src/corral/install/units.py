@@ -23,7 +23,7 @@ from corral.install.calls import call
 from corral.install.sudoers import others
 
 if TYPE_CHECKING:
-    from corral.service.config import Config
+    from corral.config import Config
 
 UNIT = "/etc/systemd/system/corral.service"
 TMPFILES = "/etc/tmpfiles.d/corral.conf"

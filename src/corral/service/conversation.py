@@ -31,8 +31,8 @@ from corral.process import JobError
 from corral.service.audience import Audience
 from corral.service.front import Follower
 from corral.service.holder import Holder, StartBackend
-from corral.service.journal import Journal
 from corral.service.pool import Pool, PoolFullError
+from corral.service.store.journal import Journal
 from corral.service.subject import Subject
 from corral.service.terms import Terms
 from corral.tasks import Tasks

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from corral.backends.base import Backend, BackendEnded
     from corral.process import Process
     from corral.service.audience import Audience
-    from corral.service.journal import Journal
     from corral.service.pool import Pool, Slot
+    from corral.service.store.journal import Journal
     from corral.service.subject import Subject
     from corral.service.terms import Terms
 

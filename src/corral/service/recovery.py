@@ -11,11 +11,11 @@ import structlog
 
 from corral.process import JobError, Report, SweepResult, ledger, sweep
 from corral.service import spool
-from corral.service.store import StoreError
+from corral.service.store.store import StoreError
 from corral.workers import Workers
 
 if TYPE_CHECKING:
-    from corral.service.store import Store
+    from corral.service.store.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")

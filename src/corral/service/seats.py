@@ -16,14 +16,14 @@ from corral.service.commands import Answered
 from corral.service.conversation import Conversation
 from corral.service.front import Reply
 from corral.service.front_queue import FrontQueue
-from corral.service.store import StoreError
+from corral.service.store.store import StoreError
 from corral.service.subject import Subject
 from corral.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.service.front import Front, Shown, Welcome
     from corral.service.service import Service
-    from corral.service.store import ConversationRow
+    from corral.service.store.store import ConversationRow
 
 log = structlog.get_logger(__name__)
 

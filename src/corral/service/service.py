@@ -18,20 +18,20 @@ from corral.service.commands import COMMANDS
 from corral.service.conversation import Conversation
 from corral.service.front import Welcome
 from corral.service.holder import StartBackend
-from corral.service.journal import Journal
 from corral.service.pool import Pool
 from corral.service.processes import Seen, described
 from corral.service.seats import LocalSeat
 from corral.service.starting import terms, workspaces
-from corral.service.store import StoreError
+from corral.service.store.journal import Journal
+from corral.service.store.store import StoreError
 from corral.service.subject import Subject
 from corral.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.backends.base import Backend
-    from corral.service.config import Config, Person
+    from corral.config import Config, Person
     from corral.service.front import Front
-    from corral.service.store import ConversationRow, Store, UsageRow
+    from corral.service.store.store import ConversationRow, Store, UsageRow
     from corral.service.terms import Terms
     from corral.service.workspaces import Workspaces
 

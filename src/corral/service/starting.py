@@ -30,7 +30,7 @@ from corral.workers import NoThreadError, Workers
 
 if TYPE_CHECKING:
     from corral.backends.engine import EngineKind
-    from corral.service.config import Config, Person
+    from corral.config import Config, Person
 
 log = structlog.get_logger(__name__)
 

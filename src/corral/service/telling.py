@@ -10,7 +10,7 @@ import structlog
 
 from corral.backends.errors import BackendError
 from corral.service.front import Reply
-from corral.service.store import StoreError
+from corral.service.store.store import StoreError
 from corral.spans import size, span
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from corral.process import Process
     from corral.service.conversation import Conversation
     from corral.service.seats import LocalSeat
-    from corral.service.store import ConversationRow, UsageRow
+    from corral.service.store.store import ConversationRow, UsageRow
 
 log = structlog.get_logger(__name__)
 

@@ -23,8 +23,8 @@ from corral.process.report import SURVIVORS
 from corral.process.table import account_name
 
 if TYPE_CHECKING:
+    from corral.config import Person
     from corral.install.programs import Program
-    from corral.service.config import Person
 
 Version = tuple[int, ...]
 

@@ -17,7 +17,7 @@ from corral.process import folders as ways
 from corral.service.starting import workspaces
 
 if TYPE_CHECKING:
-    from corral.service.config import Person
+    from corral.config import Person
 
 
 def account(subjects: Subjects, person: Person) -> Findings:

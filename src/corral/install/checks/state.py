@@ -13,14 +13,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from corral.daemon import lock
 from corral.install.finding import Finding, Findings, error, ok, skip, warn
 from corral.install.subjects import Subjects
 from corral.process import LedgerError, live_jobs
 from corral.process.ledger import Rejected, entries
 from corral.process.table import account_name
-from corral.service import lock, records, state_folder
-from corral.service.database import DAMAGED, StoreError
-from corral.service.store import FILE
+from corral.service import state_folder
+from corral.service.store import records
+from corral.service.store.database import DAMAGED, StoreError
+from corral.service.store.store import FILE
 from corral.spans import size
 
 ENOUGH = 1 << 30

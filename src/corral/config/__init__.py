@@ -1,0 +1,32 @@
+"""The config: who may talk with an agent, as whom it runs, and within which bounds. `load` reads it."""
+
+from corral.config.errors import ConfigError
+from corral.config.loading import find, load
+from corral.config.models import (
+    ClaudeSettings,
+    CodexSettings,
+    Config,
+    Engines,
+    LadderTimes,
+    Person,
+    PoolLimits,
+    Recycle,
+    Service,
+    Timeouts,
+)
+
+__all__ = [
+    "ClaudeSettings",
+    "CodexSettings",
+    "Config",
+    "ConfigError",
+    "Engines",
+    "LadderTimes",
+    "Person",
+    "PoolLimits",
+    "Recycle",
+    "Service",
+    "Timeouts",
+    "find",
+    "load",
+]

@@ -1,0 +1,173 @@
+"""`corral serve`: the service, with every front end that the configuration names."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from corral.backends.engine import EngineKind
+from corral.config import Config, ConfigError, Person, doubts, load
+from corral.daemon import lock
+from corral.daemon.notify import notify
+from corral.process import StartError
+from corral.remote.peers import Speakers, speakers
+from corral.remote.server import SocketError, SocketServer
+from corral.service import logs, state_folder
+from corral.service.service import Service, Summary
+from corral.service.starting import Starter, configured_kind
+from corral.service.store.store import Store, StoreError
+from corral.service.subject import Subject
+from corral.tasks import Tasks
+from corral.workers import Workers
+
+log = structlog.get_logger(__name__)
+
+FAILED = 1
+UNFINISHED = 1
+
+READ_TIMEOUT = 60.0  # seconds for the configuration and the accounts in it
+
+_READING = Workers("corral-config", usual=1, most=4)
+
+Kinds = Callable[[Config, Person, Subject], EngineKind]
+
+
+async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = configured_kind) -> int:
+    """Serve until TERM or INT; the exit status.
+
+    0 when all that ran was ended and proven so; 1 if the service could not begin, or if something was left. HUP reads
+    the configuration again. A second TERM or INT while it ends takes the patience away.
+    """
+    try:
+        config = load(path)
+    except ConfigError as error:
+        for fault in error.faults:
+            say(fault)
+        return FAILED
+    logs.set_up()
+    warn(config)
+    state_dir = config.service.state_dir
+    try:
+        state_folder.prepare(state_dir)
+        held = lock.take(state_dir)
+    except (state_folder.StateFolderError, lock.TakenError) as error:
+        say(str(error))
+        return FAILED
+    except OSError as error:
+        say(state_folder.why_not(state_dir, error))
+        return FAILED
+    try:
+        store = await Store.open(config.service.state_dir, what="serve")
+    except StoreError as error:
+        say(str(error))
+        os.close(held)
+        return FAILED
+    try:
+        return await Serving(config, store, kinds).run()
+    except (SocketError, StartError) as error:
+        say(str(error))
+        return FAILED
+    finally:
+        await store.aclose()
+        os.close(held)
+
+
+def warn(config: Config) -> None:
+    """Log what the configuration says that can be done and was hardly meant."""
+    for doubt in (*doubts.of_the_text(config), *doubts.of_the_host(config)):
+        log.warning("a doubt about the configuration", key=doubt.key, doubt=doubt.sentence)
+
+
+class Serving:
+    """One run of the service: its signals, its front ends, its end."""
+
+    def __init__(self, config: Config, store: Store, kinds: Kinds) -> None:
+        self._service = Service(config, store, Starter(lambda: self._service.config, kinds))
+        self._socket = SocketServer(self._service, config.socket_path)
+        self._ending = asyncio.Event()
+        self._signals = 0
+        self._unread = False
+        """Whether the configuration may have changed since it was read last."""
+        self._reading: asyncio.Task[None] | None = None
+        self._tasks = Tasks(_log)
+
+    async def run(self) -> int:
+        """From READY to the last verdict."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._service.start()
+        await self._socket.start()
+        # What is there now stays: a collection in the middle of a hundred turns need not look at it again.
+        gc.collect()
+        gc.freeze()
+        config = self._service.config
+        log.info(
+            "serving", people=len(config.people), socket=str(config.socket_path), state=str(config.service.state_dir)
+        )
+        notify("READY=1", f"STATUS=serving {config.head_count}")
+        await self._ending.wait()
+        notify("STOPPING=1")
+        summary = await self._service.shutdown()
+        self._tasks.cancel()
+        await self._socket.close()
+        return UNFINISHED if _left_something(summary) else 0
+
+    def _end(self, number: int) -> None:
+        self._signals += 1
+        self._ending.set()
+        if self._signals == 1:
+            log.info("stopping", signal=signal.Signals(number).name)
+        if self._signals > 1:
+            log.warning("asked again: no more patience", signal=signal.Signals(number).name)
+            self._tasks.own(self._service.hurry())
+
+    def _reload(self) -> None:
+        self._unread = True
+        if self._reading is None or self._reading.done():
+            self._reading = self._tasks.own(self._read_until_newest())
+
+    async def _read_until_newest(self) -> None:
+        """One reading at a time, and another one after a HUP that came meanwhile: the file read last is the newest."""
+        while self._unread:
+            self._unread = False
+            await self._read_again()
+
+    async def _read_again(self) -> None:
+        before = self._service.config
+        notify("RELOADING=1")
+        try:
+            config, speakers = await _READING.run(lambda: _read(before.path), READ_TIMEOUT)
+        except OSError as error:  # a TimeoutError too: a file system or a directory service does not answer
+            log.error("the configuration could not be read, and the old one stays", error=str(error))
+        except ConfigError as error:
+            log.error("the configuration was refused, and the old one stays", faults=error.faults)
+        else:
+            if (config.service.state_dir, config.socket_path) != (before.service.state_dir, before.socket_path):
+                log.warning("state_dir and socket are read at the start only: restart the service for them")
+            await self._service.reload(config)
+            self._socket.reloaded(speakers)
+            warn(config)
+            log.info("reloaded", people=len(config.people))
+        notify("READY=1", f"STATUS=serving {self._service.config.head_count}")
+
+
+def _read(path: Path | None) -> tuple[Config, Speakers]:
+    config = load(path)
+    return config, speakers(config)
+
+
+def _log(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("a task of the service failed", exc_info=error)
+
+
+def _left_something(summary: Summary) -> bool:
+    return bool(summary.unfinished or summary.verdicts["survivors"])

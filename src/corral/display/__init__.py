@@ -1,0 +1,1 @@
+"""Words, quantities, trees and tables for people. No logic."""

@@ -1,0 +1,209 @@
+"""A terminal's side of the socket: a seat whose calls go over it, and whose events come from it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from corral.remote import wire
+
+if TYPE_CHECKING:
+    from corral.backends.base import Answer, Input
+    from corral.service.front import Front, Welcome
+
+CONNECT_TIMEOUT = 5.0  # seconds
+CONNECT_PAUSE = 0.01  # seconds between two tries at a service whose backlog is full
+# Seconds for the welcome. A conversation that is just being ended is waited for, and that takes a ladder.
+WELCOME_TIMEOUT = 60.0
+END_TIMEOUT = 120.0  # seconds for all of a person's backends to be ended
+GONE = "the service is gone: what it ran is ended by its reapers"
+LET_GO = "the service has let go of this chat: `corral chat --resume` takes up the conversation again"
+
+
+class NoServiceError(Exception):
+    """No service listens there."""
+
+
+class RefusedError(Exception):
+    """The service said why it does not serve this call, or said nothing in time."""
+
+
+class NotServedError(RefusedError):
+    """The service ended the connection without a word, as it does with accounts that it does not serve."""
+
+
+class AttachedSeat:
+    """A `corral.service.front.Seat` at a running service."""
+
+    def __init__(
+        self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, welcome: Welcome
+    ) -> None:
+        self._path = path
+        self._reader = reader
+        self._writer = writer
+        self._welcome = welcome
+        self._over = False
+
+    @classmethod
+    async def open(cls, path: Path, hello: wire.Hello) -> AttachedSeat:
+        """Connect and say hello. Raises NoServiceError, RefusedError."""
+        reader, writer = await _connect(path)
+        try:
+            first = await _ask(reader, writer, hello, WELCOME_TIMEOUT)
+            if first.get("event") == "closed":
+                raise RefusedError(str(first.get("reason")))
+            return cls(path, reader, writer, wire.welcome_from(first))
+        except BaseException:
+            writer.close()
+            raise
+
+    async def read(self, front: Front) -> None:
+        """Hand on what the service tells, until it says that this seat is closed, or is gone itself."""
+        try:
+            while line := await self._reader.readline():
+                data = msgspec.json.decode(line)
+                match data.get("event"):
+                    case "idle":
+                        front.idle()
+                    case "closed":
+                        self._over = True
+                        front.closed(str(data.get("reason", "")))
+                        return
+                    case _:
+                        front.show(wire.event_from(data))
+                        await front.ready()
+        except (ValueError, KeyError, TypeError) as error:
+            front.closed(f"the service was not understood: {error}")
+        except OSError:  # it went while something was being sent
+            await self._tell_of_the_end(front)
+        except Exception as error:
+            front.closed(f"a fault in this chat: {error!r}")
+            raise
+        else:
+            await self._tell_of_the_end(front)
+        finally:
+            self._over = True
+            self._writer.close()
+
+    @property
+    def welcome(self) -> Welcome:
+        return self._welcome
+
+    def send(self, message: Input) -> None:
+        self._call(wire.Send(message.text))
+
+    def command(self, line: str) -> None:
+        self._call(wire.Command(line))
+
+    def answer(self, approval_id: str, answer: Answer) -> None:
+        answers = {question: list(given) for question, given in answer.answers.items()}
+        self._call(wire.AnswerCall(approval_id, answer.decision, answers))
+
+    def decline(self, approval_id: str) -> None:
+        self._call(wire.Decline(approval_id))
+
+    def interrupt(self) -> None:
+        self._call(wire.Plain("interrupt"))
+
+    def finish(self) -> None:
+        self._call(wire.Plain("finish"))
+
+    def leave(self) -> None:
+        self._call(wire.Plain("leave"))
+
+    def hurry(self) -> None:
+        self._call(wire.Plain("hurry"))
+
+    def detach(self) -> None:
+        self._over = True
+        self._writer.close()
+
+    async def _tell_of_the_end(self, front: Front) -> None:
+        """The connection ended without a word: of a service that died, or of one that lives and waits no longer."""
+        if self._over:
+            return  # this end did it
+        self._over = True
+        try:
+            _, writer = await _connect(self._path)
+        except NoServiceError:
+            front.closed(GONE)
+        except RefusedError:
+            front.closed(LET_GO)
+        else:
+            writer.close()
+            front.closed(LET_GO)
+
+    def _call(self, call: wire.Call) -> None:
+        if not self._over and not self._writer.is_closing():
+            self._writer.write(wire.encode(call))
+
+
+async def end_person(path: Path, person: str) -> list[dict[str, Any]]:
+    """Have the service end all backends of a person; their `backend_ended` events.
+
+    Raises NoServiceError, RefusedError.
+    """
+    reader, writer = await _connect(path)
+    try:
+        answer = await _ask(reader, writer, wire.EndPerson(person), END_TIMEOUT)
+    except NotServedError:
+        raise RefusedError(f"the service has nobody called {person!r} whose agents this account may end") from None
+    finally:
+        writer.close()
+    if answer.get("event") == "closed":
+        raise RefusedError(str(answer.get("reason")))
+    return list(answer["ended"])
+
+
+async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.setblocking(False)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            # The kernel tells nobody when there is room in a backlog again.
+            while not _is_connected(connection, path):  # noqa: ASYNC110
+                await asyncio.sleep(CONNECT_PAUSE)
+            return await asyncio.open_unix_connection(sock=connection, limit=wire.MOST_BYTES)
+    except TimeoutError:
+        connection.close()
+        raise RefusedError(f"the service at {path} takes no connection: it did not for {CONNECT_TIMEOUT:g} s") from None
+    except OSError as error:
+        connection.close()
+        raise NoServiceError(f"no service listens at {path} ({error.strerror or error})") from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _is_connected(connection: socket.socket, path: Path) -> bool:
+    try:
+        connection.connect(os.fspath(path))
+    except BlockingIOError:
+        # More connections wait there than may wait. asyncio would take it for one that is being made.
+        return False
+    return True
+
+
+async def _ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: wire.First, timeout: float
+) -> dict[str, Any]:
+    line = b""
+    try:
+        async with asyncio.timeout(timeout):
+            writer.write(wire.encode(first))
+            with suppress(OSError):
+                line = await reader.readline()
+    except TimeoutError:  # an OSError too, but another matter
+        raise RefusedError(f"the service has not answered in {timeout:g} s") from None
+    if not line:
+        raise NotServedError(
+            "the service ended the connection without a word: it does not serve this account, or not for that person"
+        )
+    answer: dict[str, Any] = msgspec.json.decode(line)
+    return answer

@@ -1,0 +1,335 @@
+"""The service's side of the socket: a front end for each connection, served as far as the kernel says who is there."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from corral.backends.base import Answer, Input
+from corral.remote import wire
+from corral.remote.peers import Speakers, peer_uid, speakers
+from corral.service.front import to_json
+from corral.service.service import AccessError
+from corral.service.subject import Subject
+from corral.tasks import Tasks
+from corral.workers import Workers
+
+if TYPE_CHECKING:
+    from corral.service.front import Shown, Welcome
+    from corral.service.seats import LocalSeat
+    from corral.service.service import Service
+
+log = structlog.get_logger(__name__)
+
+HELLO_TIMEOUT = 5.0  # seconds for the first line
+STALL_TIMEOUT = 30.0  # seconds for which a client may not read before it is let go of
+FLUSH_TIMEOUT = 2.0  # seconds for the last lines to be read
+MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which its turn waits for it
+MOST_CONNECTIONS = 256
+ACCOUNTS_TIMEOUT = 60.0  # seconds to look up everybody's account
+MOST_OF_ACCOUNT = 32
+TOO_MANY = "too many chats are open at the service: end one, and try again"
+
+
+_ACCOUNTS = Workers("corral-accounts", usual=1, most=2)
+
+
+class SocketError(Exception):
+    """The service cannot listen; the message says why and what to do."""
+
+
+class SocketServer:
+    """Listens at a path until `close`. Everybody may connect: the kernel's word decides who is heard."""
+
+    def __init__(self, service: Service, path: Path) -> None:
+        self._service = service
+        self._path = path
+        self._server: asyncio.Server | None = None
+        self._connections = Tasks(_ended)
+        self._clients: set[_Client] = set()
+        self._of_account: Counter[int] = Counter()
+        self._speakers: Speakers = {}
+
+    async def start(self) -> None:
+        """Begin to listen. A socket file that a dead service left is replaced. Raises SocketError."""
+        try:
+            self._speakers = await _ACCOUNTS.run(lambda: speakers(self._service.config), ACCOUNTS_TIMEOUT)
+        except OSError as error:  # a TimeoutError too
+            raise SocketError(f"the accounts of the configuration's people cannot be looked up: {error}") from error
+        try:
+            await _make_way(self._path)
+            self._server = await asyncio.start_unix_server(self._connected, self._path, limit=wire.MOST_CALL_BYTES)
+            _open_to_everybody(self._path)
+        except OSError as error:
+            if self._server is not None:
+                self._server.close()
+            raise SocketError(
+                f"cannot listen at {self._path}: {error.strerror or error}; choose another with [service] socket"
+            ) from error
+
+    async def close(self) -> None:
+        """Listen no more, and let the connections end."""
+        if self._server is None:
+            return
+        with suppress(OSError):  # while it listens: afterwards the file may be another service's
+            self._path.unlink()
+        self._server.close()
+        await self._connections.settle(FLUSH_TIMEOUT)
+
+    def reloaded(self, speakers: Speakers) -> None:
+        """After a reload, take their seats from accounts that may no longer speak for the person they sit for."""
+        self._speakers = speakers
+        for client in list(self._clients):
+            client.recheck()
+
+    def may_speak_for(self, uid: int) -> tuple[str, ...]:
+        """The people for whom this account may speak, by the configuration of this moment."""
+        return self._speakers.get(uid, ())
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # Decided here and at once, from a table: a stranger holds no place that others need, and costs no thread.
+        try:
+            uid = peer_uid(writer.get_extra_info("socket"))
+        except OSError:  # it has gone already
+            writer.transport.abort()
+            return
+        if not self.may_speak_for(uid):
+            log.warning("a connection was refused", uid=uid)
+            writer.transport.abort()
+        elif self._of_account[uid] >= MOST_OF_ACCOUNT or len(self._connections) >= MOST_CONNECTIONS:
+            log.warning("a connection was refused", uid=uid, connections=self._of_account[uid])
+            # With a reason, unlike a stranger: the account is known here, and can do something about it.
+            writer.write(wire.encode({"event": "closed", "reason": TOO_MANY}))
+            writer.close()
+        else:
+            self._of_account[uid] += 1
+            task = self._connections.own(self._serve(uid, reader, writer))
+            task.add_done_callback(lambda _: self._of_account.subtract((uid,)))
+
+    async def _serve(self, uid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT):
+                first = wire.first_decoder.decode(await reader.readline())
+            client = _Client(self._service, self, uid, reader, writer)
+            self._clients.add(client)
+            try:
+                await client.serve(first)
+            finally:
+                self._clients.discard(client)
+        except (TimeoutError, ValueError, OSError) as error:  # msgspec's errors are ValueErrors
+            log.warning("a connection was ended", error=str(error))
+        finally:
+            writer.close()
+            try:
+                async with asyncio.timeout(FLUSH_TIMEOUT):
+                    await writer.wait_closed()
+            except OSError:  # a TimeoutError too: a client that does not read would keep the descriptor, uncounted
+                writer.transport.abort()
+
+
+@dataclass(eq=False)
+class _Client:
+    """One connection (a corral.service.front.Front)."""
+
+    service: Service
+    server: SocketServer
+    uid: int
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    gone: bool = False
+    seat: LocalSeat | None = None
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """For whom it may speak."""
+        return self.server.may_speak_for(self.uid)
+
+    async def serve(self, first: wire.First) -> None:
+        """Answer the first line, then take calls until the client or the service ends it."""
+        if isinstance(first, wire.EndPerson):
+            await self._end_person(first.person)
+            return
+        person = first.person or (self.people[0] if len(self.people) == 1 else None)
+        if person is None and not self.people:  # taken out of the configuration meanwhile
+            return
+        if person is None:
+            # To nobody else: these are the people for whom this account may speak.
+            self._write(
+                {"event": "closed", "reason": f"say for whom you speak, --person NAME: {', '.join(self.people)}"}
+            )
+            return
+        if person not in self.people:
+            log.warning("a connection was refused", uid=self.uid, person=person)
+            return
+        try:
+            subject = self._subject(person, first)
+            seat = await self.service.seat(person, self, resume=first.resume, subject=subject, greet=self._greet)
+            self.seat = seat
+        except AccessError:
+            return
+        except LookupError as error:
+            self.closed(str(error.args[0]))
+            return
+        log.info("attached", person=person, uid=self.uid)
+        self.recheck()  # the configuration may have changed meanwhile
+        try:
+            await self._take_calls(seat)
+        finally:
+            if not self.gone:
+                seat.detach()
+            await seat.settle(FLUSH_TIMEOUT)
+            log.info("detached", person=person, uid=self.uid)
+
+    def recheck(self) -> None:
+        """Take the seat away from an account that may not speak for this person any more."""
+        seat = self.seat
+        if seat is not None and not seat.over and seat.person not in self.people:
+            seat.close(f"this account does not speak for {seat.person} any more")
+
+    # What the seat tells (corral.service.front.Front).
+
+    def show(self, event: Shown) -> None:
+        for line in wire.event_lines(event):
+            self._write_line(line)
+
+    async def ready(self) -> None:
+        """Wait until the client has read most of it. One that does not read is let go of: its turn goes on."""
+        try:
+            async with asyncio.timeout(STALL_TIMEOUT):
+                await self.writer.drain()
+        except (TimeoutError, OSError):
+            self.writer.transport.abort()
+
+    def idle(self) -> None:
+        self._write({"event": "idle"})
+
+    def closed(self, reason: str) -> None:
+        self.gone = True
+        self._write({"event": "closed", "reason": reason})
+        self.writer.close()
+        # Until it has read that, the client's end is not seen, and `_take_calls` waits for it.
+        asyncio.get_running_loop().call_later(FLUSH_TIMEOUT, self.writer.transport.abort)
+
+    # How.
+
+    def _subject(self, person: str, hello: wire.Hello) -> Subject:
+        """What a new conversation is about. Raises LookupError for an engine that there is not."""
+        engine = hello.engine or self.service.config.engine_of(self.service.person(person))
+        if engine not in self.service.engines:
+            raise LookupError(f"there is no engine {engine!r}; there are {', '.join(self.service.engines)}")
+        return Subject(person, engine, "", hello.model)
+
+    def _greet(self, welcome: Welcome) -> None:
+        self.writer.transport.set_write_buffer_limits(high=MOST_WAITING)
+        self._write(wire.welcome_json(welcome))
+
+    async def _take_calls(self, seat: LocalSeat) -> None:
+        while not self.gone:
+            await seat.caught_up()  # a client that asks must read the answers
+            # A read may bring thousands of calls, and taking one that is there already waits for nothing: between any
+            # two of them it is everybody else's turn.
+            await asyncio.sleep(0)
+            line = await self._line()
+            if line is None:
+                seat.tell(f"not taken: more than {wire.MOST_CALL_BYTES >> 20} MB are no message")
+                continue
+            if not line:
+                return
+            call = wire.call_decoder.decode(line)
+            match call:
+                case wire.Send(text=text):
+                    seat.send(Input(text))
+                case wire.Command(line=text):
+                    seat.command(text)
+                case wire.AnswerCall():
+                    seat.answer(call.approval_id, Answer(call.decision, call.answers))
+                case wire.Decline(approval_id=approval_id):
+                    seat.decline(approval_id)
+                case wire.Plain(name=name):
+                    if name not in wire.PLAIN:
+                        raise ValueError(f"there is no call {name!r}")
+                    getattr(seat, name)()
+
+    async def _line(self) -> bytes | None:
+        """The next line; None for one that was too long and is dropped, and an empty one at the end."""
+        whole = True
+        while True:
+            try:
+                line = await self.reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError as error:
+                whole = False
+                await self.reader.readexactly(error.consumed)
+            except asyncio.IncompleteReadError:
+                return b""
+            else:
+                return line if whole else None
+
+    async def _end_person(self, person: str) -> None:
+        if person not in self.people:
+            log.warning("a connection was refused", uid=self.uid, person=person)
+            return
+        try:
+            ended = await self.service.end_person(person)
+        except AccessError:  # taken out of the configuration meanwhile
+            return
+        self._write({"event": "done", "ended": [to_json(one) for one in ended]})
+
+    def _write(self, message: dict[str, Any]) -> None:
+        self._write_line(wire.line(message))
+
+    def _write_line(self, line: bytes) -> None:
+        if not self.writer.is_closing():
+            self.writer.write(line)
+
+
+def _open_to_everybody(path: Path) -> None:
+    """Let every account connect; who it is decides later. Raises OSError.
+
+    Not by the name: where others may write to the folder, it can be a link to any file of this account by now.
+    """
+    if os.chmod in os.supports_follow_symlinks:
+        path.chmod(0o666, follow_symlinks=False)
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBUSY, "something else was put in the place of the socket")
+        Path(f"/proc/self/fd/{descriptor}").chmod(0o666)
+    finally:
+        os.close(descriptor)
+
+
+def _ended(error: BaseException | None) -> None:
+    if error is not None:
+        log.error("a connection failed", exc_info=error)
+
+
+async def _make_way(path: Path) -> None:
+    """Remove the socket of a service that is dead. Raises OSError where another one listens, or another file is."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise FileExistsError(17, "there is a file that is no socket")
+    probe = socket.socket(socket.AF_UNIX)
+    try:
+        probe.settimeout(1.0)
+        probe.connect(os.fspath(path))
+    except ConnectionRefusedError:
+        path.unlink()
+    else:
+        raise OSError(98, "another service listens there")
+    finally:
+        probe.close()

@@ -1,0 +1,149 @@
+"""How a conversation's events are printed: as text, or as one JSON object a line for a program."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import IO, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text as Styled
+
+from corral.backends.base import (
+    ApprovalRequested,
+    BackendEnded,
+    BackendStarted,
+    Notice,
+    Reasoning,
+    Text,
+    ToolEnded,
+    ToolStarted,
+    TurnEnded,
+)
+from corral.display import processes as view
+from corral.display import wording
+from corral.printable import harmless, harmless_json, in_one_line
+from corral.service.front import Missed, Reply, Shown, to_json
+from corral.terminal.approving import MEANINGS, WORDS
+
+PROMPT = "> "
+
+
+class Printer(Protocol):
+    """What shows a chat."""
+
+    def show(self, event: Shown) -> None:
+        """Show an event."""
+
+    def prompt(self) -> None:
+        """Invite the person to speak, where there is one."""
+
+    def entered(self) -> None:
+        """Hear that the person ended a line, which the terminal has shown."""
+
+    def fresh_line(self) -> None:
+        """End the line that is open."""
+
+
+class JsonPrinter:
+    """One object a line, for programs."""
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+
+    def show(self, event: Shown) -> None:
+        self._out.write(harmless_json(json.dumps(to_json(event), ensure_ascii=False)) + "\n")
+
+    def prompt(self) -> None:
+        """Programs need none."""
+
+    def entered(self) -> None:
+        """Programs do not echo."""
+
+    def fresh_line(self) -> None:
+        """Every object ends its line."""
+
+
+class TextPrinter:
+    """Streamed text, tools with the end of their output, verdicts; and a prompt on a terminal."""
+
+    def __init__(self, console: Console, *, prompts: bool) -> None:
+        self._console = console
+        self._prompts = prompts
+        self._message = ""
+        self._open_line = False
+        self._prompted = False
+        self._tools: dict[str, float] = {}
+
+    def show(self, event: Shown) -> None:
+        match event:
+            case BackendStarted():
+                self._line(wording.started(event))
+            case Text() | Reasoning():
+                self._text(event)
+            case ToolStarted():
+                self._tools[event.tool_id] = time.monotonic()
+                self._line(Styled.assemble(("▸ ", "cyan"), in_one_line(event.title)))
+            case ToolEnded():
+                self._line(self._tool_end(event))
+            case ApprovalRequested():
+                keys = [f"{key}: {text}" for key, text in MEANINGS.items() if WORDS[key] in event.decisions]
+                self._line(wording.request(event, keys="  ".join(keys)))
+            case TurnEnded():
+                self._turn_end(event)
+            case BackendEnded():
+                self._line(view.report(event.report))
+            case Notice():
+                self._line(Styled(harmless(event.message), "yellow"))
+            case Missed():
+                self._line(wording.missed(event))
+            case Reply():
+                self._line(Styled(harmless(event.message)))
+
+    def prompt(self) -> None:
+        if self._prompts and not self._prompted:
+            self.fresh_line()
+            self._console.print(Styled(PROMPT, "bold"), end="")
+            self._prompted = self._open_line = True
+
+    def entered(self) -> None:
+        self._prompted = self._open_line = False
+
+    def say(self, block: RenderableType) -> None:
+        """Something of the program's own, on a line of its own."""
+        self._line(block)
+
+    def fresh_line(self) -> None:
+        if self._open_line:
+            self._console.print()
+        self._open_line = self._prompted = False
+
+    def _line(self, block: RenderableType) -> None:
+        self.fresh_line()
+        self._console.print(block)
+
+    def _text(self, event: Text | Reasoning) -> None:
+        if event.message_id != self._message or self._prompted:
+            self.fresh_line()
+        self._message = event.message_id
+        text = harmless(event.delta)
+        if text:
+            style = "dim italic" if isinstance(event, Reasoning) else ""
+            self._console.print(Styled(text, style), end="")
+            self._open_line = not text.endswith("\n")
+
+    def _tool_end(self, event: ToolEnded) -> RenderableType:
+        good = event.status == "completed"
+        duration = f" in {time.monotonic() - self._tools.pop(event.tool_id, time.monotonic()):.1f} s"
+        status = f", status {event.exit_code}" if event.exit_code else ""
+        head = Styled.assemble(
+            ("✓ " if good else "✗ ", "green" if good else "red"),
+            (f"{event.status}{status}{'' if event.status == 'declined' else duration}", "dim"),
+        )
+        return Group(head, *wording.last_output(event))
+
+    def _turn_end(self, event: TurnEnded) -> None:
+        self._message = ""
+        self.fresh_line()
+        if (end := wording.turn_end(event)) is not None:
+            self._line(end)

@@ -1,0 +1,65 @@
+"""`corral chat`: a conversation on the terminal, or over pipes, a message a line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from corral.backends.errors import EngineNotFoundError
+from corral.display import processes as view
+from corral.printable import harmless
+from corral.remote.client import NoServiceError, RefusedError
+from corral.terminal.output import Output
+from corral.terminal.plain import Plain
+from corral.terminal.printing import JsonPrinter, TextPrinter
+from corral.terminal.stay import FAILED, Face, Signals, Stay
+from corral.terminal.venues import Venue, VenueError
+
+DUMB = ("", "dumb", "unknown")
+
+
+def say(text: str) -> None:
+    """A sentence for the person, on standard error."""
+    sys.stderr.write(f"corral: {harmless(text)}\n")
+
+
+async def run(venue: Venue, *, as_json: bool = False, state_dir: Path | None = None) -> int:
+    """Chat over the standard streams until the person leaves; the exit status.
+
+    0; FAILED if there is no seat to be had, if something survived the agent's end, or if a turn failed and nobody sits
+    at a terminal; 128+N after signal N. However it ends, the seat is left. `state_dir`: where what the person typed is
+    kept; without one it lasts as long as the chat.
+    """
+    if sys.stdout is None:
+        say("standard output is closed: send it somewhere, be it /dev/null")
+        return FAILED
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    stay = Stay(strict=not typed)
+    output = Output(1, lambda: stay.leave(FAILED))
+    asks = typed and output.isatty() and not as_json
+    face = _face(stay, output, asks=asks, as_json=as_json, state_dir=state_dir)
+    with Signals(stay.on_signal):
+        try:
+            await stay.hold(venue, face)
+        except (VenueError, NoServiceError, RefusedError, EngineNotFoundError) as error:
+            stay.closed(str(error))
+        finally:
+            try:
+                await face.end()
+            finally:
+                written = output.finish()
+    # Standard error is the same terminal, as a rule: where that takes nothing more, it would never come back.
+    if stay.reason and (written or not os.isatty(2)):
+        say(stay.reason)
+    return stay.status
+
+
+def _face(stay: Stay, output: Output, *, asks: bool, as_json: bool, state_dir: Path | None) -> Face:
+    if as_json:
+        return Plain(stay, output, JsonPrinter(output.file), asks=False)
+    if not asks or os.environ.get("TERM", "") in DUMB:
+        return Plain(stay, output, TextPrinter(view.console(output.file), prompts=asks), asks=asks)
+    from corral.terminal.interactive import Interactive  # prompt_toolkit takes its time
+
+    return Interactive(stay, output, state_dir)
