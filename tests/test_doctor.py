@@ -362,6 +362,16 @@ class TestStateFolder:
         assert status == 1
         assert found_too[0].detail.startswith(f"{service.state_dir} belongs to {person.name}")
 
+    @pytest.mark.cross_account
+    def test_a_lock_that_may_not_be_read_does_not_mean_that_no_service_runs(
+        self, service: Service, state_dir: Path
+    ) -> None:
+        (state_dir / "serve.lock").touch(0o600)  # root's
+        for label in ("cgroup", "socket"):
+            (found,) = self.look(service, state_dir, label)[1]
+            assert found.status == "skip"
+            assert f"cannot be told: {state_dir}/serve.lock: Permission denied" in found.detail
+
     def test_what_is_in_the_way_of_the_socket(self, service: Service, state_dir: Path) -> None:
         place = state_dir / "corral.sock"
 

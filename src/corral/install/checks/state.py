@@ -191,7 +191,11 @@ def jobs(subjects: Subjects) -> Findings:
 
 def cgroup(subjects: Subjects) -> Findings:
     """Whether the service that runs was given a cgroup to make others in."""
-    running = _running_service(subjects.config.service.state_dir)
+    try:
+        running = _running_service(subjects.config.service.state_dir)
+    except OSError as problem:
+        yield skip("cgroup", f"whether a service runs cannot be told: {problem.filename}: {problem.strerror}")
+        return
     if sys.platform != "linux" or running is None:
         yield skip("cgroup", "no service runs on this state folder that could have been given one")
         return
@@ -211,7 +215,12 @@ def cgroup(subjects: Subjects) -> Findings:
 def socket(subjects: Subjects) -> Findings:
     """Whether the service can listen where people and operators reach it, and whether they can come there."""
     place = subjects.config.socket_path
-    if fault := _cannot_listen(place, _running_service(subjects.config.service.state_dir)):
+    try:
+        running = _running_service(subjects.config.service.state_dir)
+    except OSError as problem:
+        yield skip("socket", f"whether a service runs cannot be told: {problem.filename}: {problem.strerror}")
+        return
+    if fault := _cannot_listen(place, running):
         yield error("socket", fault, "put right what is there, or name another place with socket below [service]")
         return
     closed = next((one for one in place.parents if one.exists() and not one.stat().st_mode & 0o001), None)
@@ -294,7 +303,7 @@ def _missing_folder(place: Path, service: str) -> Finding:
 
 
 def _running_service(place: Path) -> int | None:
-    """The pid of the service that has locked the state folder, if one has."""
+    """The pid of the service that has locked the state folder, if one has. Raises OSError where that cannot be told."""
     pid = None
     try:
         with (place / lock.FILE).open() as file:
@@ -302,7 +311,7 @@ def _running_service(place: Path) -> int | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return pid
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return None
 
