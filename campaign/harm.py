@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from campaign import strangers
-from campaign.observer import identity, lives
+from campaign.observer import lives
 from campaign.world import HungError, Planted, World
 
 
@@ -15,12 +15,6 @@ class Harm:
     world: World
 
     def judge_strangers(self) -> None:
-        if (self.world.folder / "orphan").exists() and (record := self.world.record("orphan")).exists():
-            pid = int(record.read_text().split()[1])
-            if who := identity(pid):
-                self.world.know(Planted("orphan", who, record))
-            else:
-                self.world.find("harmed", "the orphan of the supervisor is gone")
         for planted in self.world.planted:
             if planted in self.world.forkers:
                 continue

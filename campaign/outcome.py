@@ -9,7 +9,7 @@ from typing import Any
 
 from campaign.faults import Faults
 from campaign.observer import Look, lives
-from campaign.scenario import FALLS_APART, SUPERVISOR_DIES
+from campaign.scenario import FALLS_APART, REUSES, SUPERVISOR_DIES
 from campaign.ways import KILL_STEP
 from campaign.world import HungError, World
 from tests.harness import truth
@@ -60,6 +60,10 @@ class Outcome:
             self.faults.lift_all()
             self.world.sweep(wait=True)
             self.world.wait(lambda: not self.world.reapers(), bound, "the reaper had gone")
+        if self.world.scenario.way == "both killed" and self.world.scenario.fault in REUSES:
+            result = self.world.sweep(wait=True)
+            if result.get("clean"):
+                self._judge_clean(self.world.observer.alive(), result)
         look = self.world.observer.alive()
         if self.world.scenario.way == "supervisor killed" and look.tree and not self._excuse():
             self.world.find("left", f"the reaper had gone, and alive were\n{truth.picture(look.tree)}")

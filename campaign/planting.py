@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from campaign import strangers, supervisor
-from campaign.scenario import FULL_DISKS
+from campaign.recycler import recycle
+from campaign.scenario import FULL_DISKS, REUSES
 from campaign.world import Planted, World, known
 from tests.harness import namespace
 
@@ -54,7 +55,7 @@ class Planting:
         for name, account in accounts.items():
             if name in self.world.scenario.strangers:
                 self._plant(name, partial(strangers.begin_session_as, account.uid, account.gid))
-        if self.world.scenario.fault in {"pid reuse", "small pid space"}:
+        if self.world.scenario.fault in REUSES:
             for index, account in enumerate((self.world.slot.service, self.world.slot.person)):
                 self._plant_forker(f"forker {index}", account.uid, account.gid)
 
@@ -84,7 +85,7 @@ class Planting:
         pid = os.fork()
         if pid == 0:
             try:
-                strangers.recycle(lambda: [one.pid for one in self.world.observer.look().tree], str(self.world.stop))
+                recycle(self.world.observer, self.world.supervisor, str(self.world.stop), self.world.dice)
             finally:
                 os._exit(97)
         self.world.observer.staff.add(known(pid))
@@ -110,6 +111,8 @@ class Planting:
         self.world.await_event("ready", 20)
         for name, child in self.world.event("ready")["children"].items():
             self.world.know(Planted(name, known(child), self.world.record(name), of_supervisor=True))
+        if (record := self.world.record("orphan")).exists():
+            self.world.know(Planted("orphan", known(int(record.read_text().split()[1])), record))
         if self.world.scenario.other_job:
             self._start_other()
 

@@ -53,8 +53,10 @@ TREES = (
     "successor_every_30_ms", "environment_wiped", "stdin_held_open", "two_accounts",
 )  # fmt: skip
 """Of tests/harness/trees.py."""
+CHURN = "churn_60"
+REUSES = frozenset({"pid reuse", "small pid space"})
 FALLS_APART = frozenset(
-    {"random", "closed_daemon", "left_behind", "stdin_held_open", "environment_wiped", "successor_every_30_ms"}
+    {"random", CHURN, "closed_daemon", "left_behind", "stdin_held_open", "environment_wiped", "successor_every_30_ms"}
 )
 """Trees that docs/guarantees.md does not promise under the portable tracker."""
 
@@ -119,6 +121,8 @@ def draw(seed: int, *, across_possible: bool = True, only: str | None = None) ->
         way = "reaper killed"
     tracker = dice.choices(("auto", "subreaper-scan", "portable"), (75, 10, 15))[0]
     tree = dice.choice(TREES) if dice.random() < 0.35 else "random"
+    if fault in REUSES and dice.random() < 0.6:
+        tree = CHURN
     if tree == "two_accounts" and (across or not across_possible):
         tree = "random"
     moment = dice.choices(("running", "boot", "ending"), (60, 25, 15))[0] if way in KILLS else "running"

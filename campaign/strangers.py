@@ -7,12 +7,10 @@ import ctypes
 import os
 import random
 import resource
-import select
 import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 STATUS = 7
@@ -139,17 +137,6 @@ def _collect(record: str, children: set[int]) -> None:
 def _check(record: str, pid: int, status: int) -> None:
     if os.waitstatus_to_exitcode(status) != STATUS:
         _note(record, f"child {pid} ended with {os.waitstatus_to_exitcode(status)}")
-
-
-def recycle(members: Callable[[], list[int]], stop: str) -> NoReturn:
-    """As root: have the next process of this namespace take the pid of a member, if that is free by then."""
-    last = Path("/proc/sys/kernel/ns_last_pid")
-    while not os.path.exists(stop):  # noqa: PTH110
-        for pid in members():
-            last.write_text(str(pid - 1))
-            select.select([], [], [], 0.0005)
-        select.select([], [], [], 0.0005)
-    os._exit(0)
 
 
 def _name() -> None:

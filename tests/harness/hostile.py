@@ -9,6 +9,7 @@ import fcntl
 import os
 import platform
 import pty
+import random
 import select
 import signal
 import sys
@@ -299,6 +300,22 @@ def successors(milliseconds: str) -> None:
     ready_and_hold()
 
 
+def churn(number: str) -> None:
+    """Have so many children at a time, each of which lives some milliseconds: its pids are free all the time."""
+    dice = random.Random(int(number))
+
+    def live(seconds: float) -> None:
+        select.select([], [], [], seconds)
+        os._exit(0)
+
+    for _ in range(int(number)):
+        child(partial(live, dice.random() * 0.03))
+    say("ready")
+    while Path(status_file).exists():  # never outlive the test by long
+        os.wait()
+        child(partial(live, dice.random() * 0.03))
+
+
 def env_wiped() -> None:
     """Start a daemon that execs with an empty environment."""
 
@@ -352,7 +369,7 @@ def drain(handle: int) -> None:
 SHAPES: dict[str, Callable[..., None]] = {
     shape.__name__: shape
     for shape in (
-        bare, breadth, daemon, dead_main, depth, env_wiped, flood, holds_stdin, ignores_term, inner_subreaper,
+        bare, breadth, churn, daemon, dead_main, depth, env_wiped, flood, holds_stdin, ignores_term, inner_subreaper,
         left_behind, mixed, odd_name, respawner, stopped, successors, terminal, thread_forks, vfork, zombies,
     )
 }  # fmt: skip
