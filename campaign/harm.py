@@ -28,7 +28,11 @@ class Harm:
             elif planted.name == "other job":
                 self.world.order("end other")
         self.world.leave.touch()
-        self.world.wait(self._strangers_gone, 10, "the strangers had left")
+        try:
+            self.world.wait(self._strangers_gone, 10, "the strangers had left")
+        except HungError as hung:
+            staying = [str(seen) for planted in self.world.planted if (seen := lives(planted.who))]
+            raise HungError(f"{hung}: {staying}") from None
         for planted in self.world.planted:
             self._judge_record(planted)
         self._judge_statuses()

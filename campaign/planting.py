@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from campaign import strangers, supervisor
-from campaign.recycler import recycle
-from campaign.scenario import FULL_DISKS, REUSES
+from campaign.recycler import Recycler
+from campaign.scenario import FULL_DISKS
 from campaign.world import Planted, World, known
 from tests.harness import namespace
 
@@ -55,7 +55,7 @@ class Planting:
         for name, account in accounts.items():
             if name in self.world.scenario.strangers:
                 self._plant(name, partial(strangers.begin_session_as, account.uid, account.gid))
-        if self.world.scenario.fault in REUSES:
+        if self.world.scenario.fault == "small pid space":
             for index, account in enumerate((self.world.slot.service, self.world.slot.person)):
                 self._plant_forker(f"forker {index}", account.uid, account.gid)
 
@@ -79,16 +79,21 @@ class Planting:
         self.world.know(planted)
 
     def start_recycler(self) -> None:
-        """Have the pids of members that die given to the next process: to a stranger's, as a rule."""
+        """Have the pids of members that die given to strangers."""
         if self.world.scenario.fault != "pid reuse":
             return
+        record = self.world.record("recycler")
+        accounts = tuple((account.uid, account.gid) for account in (self.world.slot.service, self.world.slot.person))
+        world = self.world
         pid = os.fork()
         if pid == 0:
             try:
-                recycle(self.world.observer, self.world.supervisor, str(self.world.stop), self.world.dice)
+                Recycler(world.observer, world.supervisor, accounts, str(record), world.dice).run(str(world.stop))
             finally:
                 os._exit(97)
-        self.world.observer.staff.add(known(pid))
+        planted = Planted("recycler", known(pid), record)
+        self.world.forkers.append(planted)
+        self.world.know(planted)
 
     def start_supervisor(self) -> None:
         own, theirs = socket.socketpair()

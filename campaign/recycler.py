@@ -1,68 +1,102 @@
 """Pids that are used again at the worst moment.
 
-When a member of the tree has died, the next process of the namespace is given its pid: a stranger's, as a rule, since
-they fork all the time. And Corral's own processes are held up for some milliseconds again and again, as a busy machine
-does, so that much can happen between two reads of theirs.
+As soon as a member of the tree has died and was collected, a stranger with a child is born with its pid. And Corral's
+own processes run for a moment now and then only, as on a busy machine, so that a whole generation of the tree can pass
+between two reads of theirs.
 """
 
 import os
 import random
-import select
 import signal
 import time
+from dataclasses import dataclass, field
 from typing import NoReturn
 
-from campaign.observer import Observer, lives
+from campaign import strangers
+from campaign.observer import BOOT, Observer, identity, lives
 from tests.harness import truth
 from tests.harness.truth import Identity, Seen
 
-LOOK_EVERY = 0.01
 TICKS = os.sysconf("SC_CLK_TCK")
-LAST_PID = "/proc/sys/kernel/ns_last_pid"
+MOST = 60  # strangers at a time
+RUNS = 0.0008  # seconds at the most that Corral's processes run between two holds
+BUSY, CALM = 0.4, 0.15  # seconds: how long they are held up so, and how long they are not
+LIVES = 0.8  # seconds at the most: as long as a walk that is held up, and the signals after it
 
 
-def recycle(observer: Observer, supervisor: Identity, stop: str, dice: random.Random) -> NoReturn:
-    """Go on, as root, until the file `stop` is there."""
-    last = os.open(LAST_PID, os.O_WRONLY)
-    known: dict[int, int] = {}
-    held: list[Seen] = []
-    corral: list[Seen] = []
-    turns_at = next_look = 0.0
-    while not os.path.exists(stop):  # noqa: PTH110
-        now = time.monotonic()
-        if now >= next_look:
-            look = observer.look()
-            known.update((one.pid, one.start_time) for one in look.tree)
-            sweeps = [one for one in look.others if one.parent == 1 and one.session == one.pid and 0 not in one.uids]
-            corral = [*look.reapers, *sweeps, *filter(None, [lives(supervisor)])]
-            next_look = now + LOOK_EVERY
-        if now >= turns_at:
-            held = _release(held) if held else _hold(corral)
-            turns_at = now + dice.random() * (0.012 if held else 0.004)
+@dataclass
+class Recycler:
+    """A process of root's, and what it knows."""
+
+    observer: Observer
+    supervisor: Identity
+    accounts: tuple[tuple[int, int], ...]  # uid and gid
+    record: str
+    dice: random.Random
+    members: dict[int, int] = field(default_factory=dict)  # pid and start time
+    corral: dict[int, int] = field(default_factory=dict)
+    passed: set[int] = field(default_factory=set)
+    children: set[int] = field(default_factory=set)
+
+    def run(self, stop: str) -> NoReturn:
+        """Go on until the file `stop` is there."""
+        last = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY)
+        began = time.monotonic()
+        while not os.path.exists(stop):  # noqa: PTH110
+            busy = self.members and (time.monotonic() - began) % (BUSY + CALM) < BUSY
+            held = self._hold() if busy else []
+            for pid in self._gone():
+                self._take_place(last, pid)
+            self._collect()
+            for one in held:
+                truth.kill(one, signal.SIGCONT)
+            time.sleep(RUNS * self.dice.random())
+        while self.children:
+            self._collect(0)
+        os._exit(strangers.STATUS)
+
+    def _gone(self) -> list[int]:
+        """Look for newcomers, and return the pids of members that are free now."""
+        there = set(truth.pids())
+        for pid in there - self.passed - self.children:
+            self._sort(pid)
+        self.passed = there
         # Not within one tick of the clock: pid and start time are all that tells two processes apart.
         tick = int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS)
-        for pid in [pid for pid, start in known.items() if start < tick and not _exists(pid)]:
-            del known[pid]
-            os.pwrite(last, str(pid - 1).encode(), 0)
-            select.select([], [], [], 0.0003)
-        select.select([], [], [], 0.0003)
-    _release(held)
-    os._exit(0)
+        gone = [pid for pid, start in self.members.items() if pid not in there and start < tick]
+        for pid in gone:
+            del self.members[pid]
+        return gone
 
+    def _sort(self, pid: int) -> None:
+        command = truth.command(pid)
+        if self.observer.marker in command:
+            self.members.update([known for known in [identity(pid)] if known])
+        elif BOOT in command:
+            self.corral.update([known for known in [identity(pid)] if known])
 
-def _hold(whom: list[Seen]) -> list[Seen]:
-    return [one for one in whom if truth.kill(one, signal.SIGSTOP)]
+    def _hold(self) -> list[Seen]:
+        known = [*self.corral.items(), self.supervisor]
+        return [one for who in known if (one := lives(who)) is not None and truth.kill(one, signal.SIGSTOP)]
 
+    def _take_place(self, last: int, pid: int) -> None:
+        if len(self.children) >= MOST:
+            return
+        os.pwrite(last, str(pid - 1).encode(), 0)
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setsid()
+                strangers.become(*self.dice.choice(self.accounts))
+                strangers.short_life(self.record, LIVES * self.dice.random())
+            finally:
+                os._exit(97)
+        self.children.add(child)
 
-def _release(held: list[Seen]) -> list[Seen]:
-    for one in held:
-        truth.kill(one, signal.SIGCONT)
-    return []
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    def _collect(self, options: int = os.WNOHANG) -> None:
+        while self.children:
+            pid, status = os.waitpid(-1, options)
+            if pid == 0:
+                return
+            self.children.discard(pid)
+            strangers.check(self.record, pid, status)

@@ -106,7 +106,7 @@ def fork_quickly(record: str, stop: str, seed: int) -> NoReturn:
     while not os.path.exists(stop):  # noqa: PTH110
         pid = os.fork()
         if pid == 0:
-            _short_life(record, dice.random() * 0.03)
+            short_life(record, dice.random() * 0.03)
         children.add(pid)
         while len(children) > 12:
             _collect(record, children)
@@ -116,13 +116,14 @@ def fork_quickly(record: str, stop: str, seed: int) -> NoReturn:
     os._exit(STATUS)
 
 
-def _short_life(record: str, seconds: float) -> NoReturn:
+def short_life(record: str, seconds: float) -> NoReturn:
+    """Have a child that lives so long, and check how it ends."""
     try:
         pid = os.fork()
         if pid == 0:
             time.sleep(seconds)
             os._exit(STATUS)
-        _check(record, pid, os.waitpid(pid, 0)[1])
+        check(record, pid, os.waitpid(pid, 0)[1])
         os._exit(STATUS)
     finally:
         os._exit(98)
@@ -131,10 +132,11 @@ def _short_life(record: str, seconds: float) -> NoReturn:
 def _collect(record: str, children: set[int]) -> None:
     pid, status = os.waitpid(-1, 0)
     children.discard(pid)
-    _check(record, pid, status)
+    check(record, pid, status)
 
 
-def _check(record: str, pid: int, status: int) -> None:
+def check(record: str, pid: int, status: int) -> None:
+    """Note how a stranger's child ended, if it was not as it should."""
     if os.waitstatus_to_exitcode(status) != STATUS:
         _note(record, f"child {pid} ended with {os.waitstatus_to_exitcode(status)}")
 

@@ -51,6 +51,11 @@ def _bytes(path: Path) -> bytes:
         return b""
 
 
+def command(pid: int) -> str:
+    """Return the command line of a process; empty when it is gone."""
+    return _bytes(PROC / str(pid) / "cmdline").replace(b"\0", b" ").decode(errors="replace")
+
+
 def environment(pid: int) -> bytes:
     """Return the environment that a process was started with; empty when it is gone."""
     return _bytes(PROC / str(pid) / "environ")
