@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from campaign import strangers
 from campaign.observer import lives
 from campaign.world import HungError, Planted, World
+from tests.harness import truth
 
 
 @dataclass
@@ -31,11 +32,19 @@ class Harm:
         try:
             self.world.wait(self._strangers_gone, 10, "the strangers had left")
         except HungError as hung:
+            self._judge_stopped()
             staying = [str(seen) for planted in self.world.planted if (seen := lives(planted.who))]
             raise HungError(f"{hung}: {staying}") from None
         for planted in self.world.planted:
             self._judge_record(planted)
         self._judge_statuses()
+
+    def _judge_stopped(self) -> None:
+        """A stranger's child that was stopped, and not continued, keeps its parent waiting."""
+        tree = {one.pid for one in self.world.observer.look().tree}
+        for seen in (truth.look(pid) for pid in truth.pids()):
+            if seen is not None and seen.pid not in tree and "T" in seen.threads:
+                self.world.find("harmed", f"stopped and left so: {seen}")
 
     def _how(self, planted: Planted) -> str:
         return f"status {self.world.statuses.get(planted.who)}, recorded {self._recorded(planted)}"
