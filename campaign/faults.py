@@ -173,5 +173,5 @@ class Faults:
 def _unlimit(pid: int) -> None:
     """Give back what "fork refused" and "few descriptors" took."""
     for which, most in ((resource.RLIMIT_NPROC, resource.RLIM_INFINITY), (resource.RLIMIT_NOFILE, 1024)):
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             resource.prlimit(pid, which, (most, most))

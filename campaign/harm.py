@@ -5,8 +5,11 @@ from dataclasses import dataclass
 
 from campaign import strangers
 from campaign.observer import lives
+from campaign.recycler import HEIR
 from campaign.world import HungError, Planted, World
 from tests.harness import truth
+
+WINDOW = "a pid that changed hands within an account during a call of sudo"
 
 
 @dataclass
@@ -63,8 +66,18 @@ class Harm:
         recorded = self._recorded(planted)
         if planted.name == "other job":
             recorded = [line for line in recorded if line not in {"signal SIGTERM", "signal SIGCONT"}]
+        excused = [line for line in recorded if self._is_in_the_window(line)]
+        if excused:
+            self.world.find("excused", f"{planted.name} recorded {excused[:4]}: {WINDOW}")
+        recorded = [line for line in recorded if line not in excused]
         if recorded:
             self.world.find("harmed", f"{planted.name} {planted.who} recorded {recorded[:4]}")
+
+    def _is_in_the_window(self, line: str) -> bool:
+        """Whether a call of sudo may have had this pid in its arguments when it changed hands, within one account."""
+        return line.startswith(f"{HEIR} of uid {self.world.slot.person.uid} ") and (
+            self.world.scenario.across or self.world.scenario.tree == "two_accounts"
+        )
 
     def _judge_statuses(self) -> None:
         of_supervisor = [

@@ -21,6 +21,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 MOST = 60  # strangers at a time
 RUNS = 0.0008  # seconds at the most that Corral's processes run between two holds
 BUSY, CALM = 0.4, 0.15  # seconds: how long they are held up so, and how long they are not
+HEIR = "heir"
+"""What a stranger that has a member's pid is called in the record."""
 LIVES = 0.8  # seconds at the most: as long as a walk that is held up, and the signals after it
 
 
@@ -36,7 +38,7 @@ class Recycler:
     members: dict[int, int] = field(default_factory=dict)  # pid and start time
     corral: dict[int, int] = field(default_factory=dict)
     passed: set[int] = field(default_factory=set)
-    children: set[int] = field(default_factory=set)
+    children: dict[int, int] = field(default_factory=dict)  # pid and uid
 
     def run(self, stop: str) -> NoReturn:
         """Go on until the file `stop` is there."""
@@ -58,7 +60,7 @@ class Recycler:
     def _gone(self) -> list[int]:
         """Look for newcomers, and return the pids of members that are free now."""
         there = set(truth.pids())
-        for pid in there - self.passed - self.children:
+        for pid in there - self.passed - self.children.keys():
             self._sort(pid)
         self.passed = there
         # Not within one tick of the clock: pid and start time are all that tells two processes apart.
@@ -82,21 +84,21 @@ class Recycler:
     def _take_place(self, last: int, pid: int) -> None:
         if len(self.children) >= MOST:
             return
+        uid, gid = self.dice.choice(self.accounts)
         os.pwrite(last, str(pid - 1).encode(), 0)
         child = os.fork()
         if child == 0:
             try:
                 os.setsid()
-                strangers.become(*self.dice.choice(self.accounts))
+                strangers.become(uid, gid)
                 strangers.short_life(self.record, LIVES * self.dice.random())
             finally:
                 os._exit(97)
-        self.children.add(child)
+        self.children[child] = uid
 
     def _collect(self, options: int = os.WNOHANG) -> None:
         while self.children:
             pid, status = os.waitpid(-1, options)
             if pid == 0:
                 return
-            self.children.discard(pid)
-            strangers.check(self.record, pid, status)
+            strangers.check(self.record, pid, status, f"{HEIR} of uid {self.children.pop(pid, -1)}")

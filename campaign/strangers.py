@@ -135,10 +135,10 @@ def _collect(record: str, children: set[int]) -> None:
     check(record, pid, status)
 
 
-def check(record: str, pid: int, status: int) -> None:
+def check(record: str, pid: int, status: int, what: str = "child") -> None:
     """Note how a stranger's child ended, if it was not as it should."""
     if os.waitstatus_to_exitcode(status) != STATUS:
-        _note(record, f"child {pid} ended with {os.waitstatus_to_exitcode(status)}")
+        _note(record, f"{what} {pid} ended with {os.waitstatus_to_exitcode(status)}")
 
 
 def _name() -> None:
