@@ -1,11 +1,12 @@
 """The judge of what was done to strangers: each must live, unsignalled, and its status must reach its parent."""
 
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 
 from campaign import strangers
 from campaign.observer import lives
-from campaign.recycler import HEIR
+from campaign.recycler import HEIR, RECYCLER
 from campaign.world import HungError, Planted, World
 from tests.harness import truth
 
@@ -32,10 +33,10 @@ class Harm:
             elif planted.name == "other job":
                 self.world.order("end other")
         self.world.leave.touch()
+        self._judge_stopped()
         try:
             self.world.wait(self._strangers_gone, 10, "the strangers had left")
         except HungError as hung:
-            self._judge_stopped()
             staying = [str(seen) for planted in self.world.planted if (seen := lives(planted.who))]
             raise HungError(f"{hung}: {staying}") from None
         for planted in self.world.planted:
@@ -43,11 +44,17 @@ class Harm:
         self._judge_statuses()
 
     def _judge_stopped(self) -> None:
-        """A stranger's child that was stopped, and not continued, keeps its parent waiting."""
+        """Strangers' children that were stopped and left so. They are continued: their parents wait for them."""
+        recyclers = {planted.who[0] for planted in self.world.planted if planted.name == RECYCLER}
         tree = {one.pid for one in self.world.observer.look().tree}
         for seen in (truth.look(pid) for pid in truth.pids()):
-            if seen is not None and seen.pid not in tree and "T" in seen.threads:
+            if seen is None or seen.pid in tree or "T" not in seen.threads:
+                continue
+            if seen.parent in recyclers and seen.uids[0] == self.world.slot.person.uid and self._uses_sudo():
+                self.world.find("excused", f"stopped and left so, {seen}: {WINDOW}")
+            else:
                 self.world.find("harmed", f"stopped and left so: {seen}")
+            truth.kill(seen, signal.SIGCONT)
 
     def _how(self, planted: Planted) -> str:
         return f"status {self.world.statuses.get(planted.who)}, recorded {self._recorded(planted)}"
@@ -75,9 +82,10 @@ class Harm:
 
     def _is_in_the_window(self, line: str) -> bool:
         """Whether a call of sudo may have had this pid in its arguments when it changed hands, within one account."""
-        return line.startswith(f"{HEIR} of uid {self.world.slot.person.uid} ") and (
-            self.world.scenario.across or self.world.scenario.tree == "two_accounts"
-        )
+        return line.startswith(f"{HEIR} of uid {self.world.slot.person.uid} ") and self._uses_sudo()
+
+    def _uses_sudo(self) -> bool:
+        return self.world.scenario.across or self.world.scenario.tree == "two_accounts"
 
     def _judge_statuses(self) -> None:
         of_supervisor = [

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from campaign import strangers, supervisor
-from campaign.recycler import Recycler
+from campaign.recycler import RECYCLER, Recycler
 from campaign.scenario import FULL_DISKS
 from campaign.world import Planted, World, known
 from tests.harness import namespace
@@ -82,7 +82,7 @@ class Planting:
         """Have the pids of members that die given to strangers."""
         if self.world.scenario.fault != "pid reuse":
             return
-        record = self.world.record("recycler")
+        record = self.world.record(RECYCLER)
         accounts = tuple((account.uid, account.gid) for account in (self.world.slot.service, self.world.slot.person))
         world = self.world
         pid = os.fork()
@@ -91,7 +91,7 @@ class Planting:
                 Recycler(world.observer, world.supervisor, accounts, str(record), world.dice).run(str(world.stop))
             finally:
                 os._exit(97)
-        planted = Planted("recycler", known(pid), record)
+        planted = Planted(RECYCLER, known(pid), record)
         self.world.forkers.append(planted)
         self.world.know(planted)
 

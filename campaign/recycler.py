@@ -21,8 +21,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 MOST = 60  # strangers at a time
 RUNS = 0.0008  # seconds at the most that Corral's processes run between two holds
 BUSY, CALM = 0.4, 0.15  # seconds: how long they are held up so, and how long they are not
-HEIR = "heir"
-"""What a stranger that has a member's pid is called in the record."""
+RECYCLER, HEIR = "recycler", "heir"
+"""What this process is called among the strangers, and in its record a stranger that has a member's pid."""
 LIVES = 0.8  # seconds at the most: as long as a walk that is held up, and the signals after it
 
 
