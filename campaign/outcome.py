@@ -17,6 +17,8 @@ from tests.harness import truth
 ANSWERS_WITHIN = 25.0
 """Seconds beyond the ladder: the margin that a stopped reaper is given, the look and the call of sudo at its end."""
 HELD_WITHIN = 14.0
+UNREACHABLE = frozenset({"fork refused", "few descriptors", "hung sudo", "hidepid"})
+CANCELLED = "a cancelled start has no report that could name what the reaper cannot end and holds"
 EXITS_WITHIN = 15.0
 LONG_DEAD = 1.5
 OWN_CALLS_WITHIN = 7.0
@@ -70,6 +72,9 @@ class Outcome:
 
     def _judge_answer(self, event: dict[str, Any]) -> None:
         look = self.world.observer.alive()
+        if event["event"] == "cancelled" and look.tree and self.world.scenario.fault in UNREACHABLE:
+            self.world.find("excused", f"cancelled, {len(look.tree)} alive: {CANCELLED}")
+            return
         if event["event"] != "report":
             self._judge_alive(f"the start was over ({event['event']})", look, also_reapers=True)
             return
@@ -105,7 +110,9 @@ class Outcome:
         scenario = self.world.scenario
         if scenario.portable and scenario.tree in FALLS_APART:
             return "the portable tracker does not promise this tree"
-        if scenario.portable and (scenario.moment == "boot" or scenario.fault != "none"):
+        if scenario.portable and (
+            scenario.moment == "boot" or scenario.way == "command killed" or scenario.fault != "none"
+        ):
             return "the portable tracker does not promise trees that fall apart before they were seen"
         return ""
 

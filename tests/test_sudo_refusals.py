@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.harness import truth
 from tests.harness.driving import Driver
 from tests.harness.service import Service
 from tests.harness.stage import Account, Stage
+from tests.harness.trees import TREES, Planted, Tree
 from tests.harness.waiting import wait_until
 
 SudoRules = Callable[..., object]
@@ -79,7 +81,8 @@ def hung_pam(stage: Stage) -> Iterator[Callable[[int], None]]:
     yield hang
     file.write_text(whole)
     for pid in helpers():
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def helpers() -> list[int]:
@@ -103,6 +106,20 @@ def test_what_hangs_in_pam_for_the_reapers_own_calls_is_not_the_jobs(
     assert (report["verdict"], report["proof"], report["survivors"]) == ("empty_by_scan", None, []), report
     assert any("started for calls of the reaper" in note for note in report["notes"]), report
     assert driver.service.judge.alive(but=[driver.pid]) == []
+
+
+@pytest.mark.slow
+def test_the_reaper_reports_in_time_where_sudo_hangs_and_members_are_stopped(
+    driver: Driver, person: Account, hung_pam: Callable[[int], None], planted: Callable[[Tree], Planted]
+) -> None:
+    """TERM and KILL wait for one call of sudo each; none is made for CONT once the grace is over."""
+    hung_pam(2)  # The command's own sudo, and the look for the rule.
+    plan = planted(TREES["stopped"])
+    driver.start_job(list(plan.argv), person.name, grace=0.2, kill=1)
+    plan.wait_ready(driver.service.judge.alive)
+    report = driver.end(timeout=60)
+    assert (report["verdict"], report["ended_by"]) == ("survivors", "reaper"), report
+    assert report["seconds"] < 0.2 + 1 + 2 * 5
 
 
 @pytest.mark.slow

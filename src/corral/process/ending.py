@@ -154,7 +154,9 @@ class Ending:
         if self._signaller.refusals:
             # Without a rule for kill there is still the relay: sudo passes TERM on to its command.
             self._signaller.send(signal.SIGTERM, [process for process in members if process not in gentle])
-        self._continue_stopped(members)
+        if time.monotonic() < self._grace_ends:
+            # Where sudo does not answer, the grace is over by now: a call for CONT would take as long again.
+            self._continue_stopped(members)
         pause, next_wake = _SHORTEST, time.monotonic() + _WAKE_EVERY
         while not (empty := self._is_empty()) and (now := time.monotonic()) < self._grace_ends:
             if now >= next_wake:
