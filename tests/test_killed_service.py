@@ -15,7 +15,8 @@ from tests.harness import short_lived
 from tests.harness.waiting import wait_until
 
 KILLS = 200
-LONGEST = 0.6  # seconds that one lives
+LONGEST = 0.5  # seconds from a start, or from a first turn, to the kill
+STARTED_WITHIN = 30.0  # seconds
 
 
 @pytest.mark.slow
@@ -31,7 +32,9 @@ def test_killed_at_random_moments_hundreds_of_times(tmp_path: Path) -> None:
         service = context.Process(target=short_lived.serve, args=(str(tmp_path), writing))
         service.start()
         writing.close()
-        time.sleep(moments.uniform(0.05, LONGEST))  # what is tried here are moments, which no condition names
+        if moments.random() < 0.5:
+            reading.poll(STARTED_WITHIN)  # every other one is killed while it holds turns, however slow its start
+        time.sleep(moments.uniform(0.0, LONGEST))  # what is tried here are moments, which no condition names
         service.kill()
         service.join(20)
         for person, what, value in said(reading):
@@ -44,7 +47,7 @@ def test_killed_at_random_moments_hundreds_of_times(tmp_path: Path) -> None:
 
     database = sqlite3.connect(tmp_path / "state" / "corral.db")
     assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
-    assert sum(shown.values()) > KILLS, "turns were held between the kills"
+    assert sum(shown.values()) > KILLS / 4, "turns were held between the kills"
     for person in short_lived.PEOPLE:
         kept = dict(
             database.execute("select state, count(*) from turns where person = ? group by state", (person,)).fetchall()

@@ -296,6 +296,19 @@ async def until_keys_count() -> None:
 
 
 class TestTyping:
+    async def test_a_paste_longer_than_the_window_leaves_no_copy_in_the_scrollback(self, house: House) -> None:
+        lines = [f"pasted {number}." for number in range(100)]
+        with house.chat([IDLE], [IDLE]) as chat:
+            await chat.prompts()
+            chat.type("\x1b[200~" + "\r".join(lines) + "\x1b[201~")
+            await chat.shows(lines[-1])
+            chat.type("\r")
+            await chat.hears("send", "\n".join(lines))
+            chat.enter("next")
+            await chat.hears("send", "next")
+            await chat.shows("> next")
+            assert {line: chat.screen.count(line) for line in lines} == dict.fromkeys(lines, 1)
+
     async def test_lines_history_and_paste(self, house: House) -> None:
         with house.chat([IDLE], [IDLE], [IDLE]) as chat:
             await chat.prompts()

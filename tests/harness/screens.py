@@ -8,8 +8,9 @@ import sys
 import termios
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyte
 
@@ -23,6 +24,16 @@ COLUMNS, ROWS = 100, 30
 E = TypeVar("E", bound="Emulated")
 
 
+class Scrolling(pyte.HistoryScreen):  # type: ignore[misc]  # pyte has no types
+    """A screen that keeps what is erased all at once, as tmux does: it scrolls that into the history."""
+
+    def erase_in_display(self, how: int = 0, *args: Any, **more: Any) -> None:
+        if how == 0 and (self.cursor.x, self.cursor.y) == (0, 0):
+            written = max((y for y, row in enumerate(self.display) if row.strip()), default=-1)
+            self.history.top.extend(copy(self.buffer[y]) for y in range(written + 1))
+        super().erase_in_display(how, *args, **more)
+
+
 @dataclass
 class Emulated:
     """A program on an emulated terminal."""
@@ -34,7 +45,7 @@ class Emulated:
     """The attributes of the terminal before the program ran."""
     raw: bytes = b""
     gone: bool = False
-    emulator: pyte.HistoryScreen = field(default_factory=lambda: pyte.HistoryScreen(COLUMNS, ROWS, history=5000))
+    emulator: pyte.HistoryScreen = field(default_factory=lambda: Scrolling(COLUMNS, ROWS, history=5000))
 
     def __post_init__(self) -> None:
         self._stream = pyte.ByteStream(self.emulator)

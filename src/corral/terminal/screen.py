@@ -42,6 +42,18 @@ STYLE = Style.from_dict({"dim": "fg:ansibrightblack", "thought": "fg:ansibrightb
 THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold underline", "markdown.h2": "bold underline"})
 
 
+class _Terminal(Vt100_Output):
+    """Erases so that nothing erased is kept.
+
+    tmux takes ED (`CSI J`) at the top left corner for the clearing of the screen, and scrolls what was there into its
+    history: a prompt as high as the window would leave a copy of itself there each time.
+    """
+
+    def erase_down(self) -> None:
+        # The cursor's own line first, then what is below it; in the last line, that line twice.
+        self.write_raw("\x1b7\x1b[K\x1b[B\x1b[J\x1b8")
+
+
 class Screen:
     """A prompt_toolkit application that never makes the event loop wait for the terminal."""
 
@@ -59,7 +71,7 @@ class Screen:
             key_bindings=keys,
             style=STYLE,
             input=_input(),
-            output=Vt100_Output(
+            output=_Terminal(
                 cast("TextIO", output),
                 self._size,
                 term=os.environ.get("TERM"),
