@@ -17,10 +17,11 @@ import pytest
 
 from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, Notice, Text, ToolEnded, TurnEnded
 from corral.config import Config, Person
-from corral.remote import wire
+from corral.remote import server, wire
 from corral.remote.client import LET_GO, AttachedSeat, RefusedError, end_person
 from corral.remote.peers import speakers
 from corral.remote.server import MOST_CONNECTIONS, MOST_OF_ACCOUNT, SocketError, SocketServer
+from corral.service import conversation
 from tests.harness.hosting import Host, Watcher, configured, hosting
 from tests.harness.waiting import until
 
@@ -363,6 +364,37 @@ async def test_a_conversation_that_is_just_being_ended_is_waited_for(tmp_path: P
         async with attached(path, wire.Hello(person="anna", resume="last")) as back:
             assert anna.of(BackendEnded), "the one before is over"
             assert back.seat.welcome.person == "anna"
+
+
+async def test_a_conversation_is_not_taken_up_before_its_agent_has_ended_if_who_left_hung_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FLUSH_TIMEOUT", 0.1)
+    monkeypatch.setattr(conversation, "WORKER_TIMEOUT", 0.1)
+    config = configured(tmp_path, ladder={"goodbye": 1.0, "grace": 1.0})
+    async with hosting(config, "stubborn") as host, listening(host) as path:
+        async with attached(path) as anna:
+            anna.seat.send(Input("work"))
+            await anna.until(lambda: anna.text, "it works")
+            anna.seat.leave()
+        await until(lambda: not host.service.seats, 20, "nobody is there")
+        async with attached(path, wire.Hello(person="anna", resume="last")):
+            assert host.service.pool.count == 0, "the agent that held it has ended"
+
+
+async def test_what_is_not_a_call_is_no_error_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(server.log, "error", lambda event, **_: logged.append(event))
+    monkeypatch.setattr(server.log, "warning", lambda event, **more: logged.append(f"{event}: {more['error']}"))
+    deep = b'{"call": "hello", "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        for line, told in (b"", []), (deep, ["a connection was ended: it is nested too deeply"]):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(line)
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+            assert logged == told
 
 
 @pytest.mark.cross_account

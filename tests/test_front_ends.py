@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from corral.backends.base import BackendEnded, Input, Notice, Text, ToolOutput, TurnEnded
+from corral.backends.base import ApprovalRequested, BackendEnded, Input, Notice, Question, Text, ToolOutput, TurnEnded
 from corral.service import conversation, front_queue
-from corral.service.front import Front, Missed, Shown
+from corral.service.front import Front, Missed, Reply, Shown
 from corral.service.front_queue import MOST_KEPT, MOST_WAITING, FrontQueue
 from tests.harness.hosting import Host, Place, Watcher, configured, hosting
 from tests.harness.waiting import until
@@ -162,6 +162,17 @@ async def test_a_front_end_that_never_reads_is_dropped_when_too_much_waits() -> 
     assert slow.closed_with == "too much waited to be shown here"
 
 
+async def test_what_waits_is_counted_with_the_questions_and_the_tables_in_it() -> None:
+    option = "x" * 100_000
+    asked = ApprovalRequested("a", "question", "", questions=(Question("q", "which?", (option, option)),))
+    for event in asked, Reply("", "history", {"rows": [{"title": option}, {"title": option}]}):
+        slow = Slow()
+        queue = FrontQueue(slow, lambda: None)
+        for _ in range(MOST_KEPT // (2 * len(option)) + 2):
+            queue.show(event)
+        assert slow.closed_with == "too much waited to be shown here"
+
+
 async def test_a_front_end_that_is_closed_has_little_time_to_show_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front_queue, "CLOSE_TIMEOUT", 0.05)
     slow = Slow()
@@ -251,8 +262,8 @@ def test_every_task_has_an_owner() -> None:
     awaited = {
         "process/foreground.py": {"_end", "_stop"},  # awaited by `finish`
         "process/job.py": {"start"},
-        "chat/screen.py": {"start"},  # awaited by `stop`; it tells of its end itself
-        "chat/stay.py": {"hold"},
+        "terminal/screen.py": {"start"},  # awaited by `stop`; it tells of its end itself
+        "terminal/stay.py": {"hold"},
         "service/pool.py": {"_any_freed"},
         "service/holder.py": {"open"},
         "backends/running.py": {"_watch"},

@@ -42,9 +42,11 @@ def children(pid: int) -> list[int]:
 
 
 @contextmanager
-def container(folder: Path) -> Iterator[tuple[Daemon, int]]:
+def container(folder: Path, scene: str = "obey") -> Iterator[tuple[Daemon, int]]:
     """A service as process 1 of a namespace, and the pid that it has outside."""
-    daemon = start(folder, write_config(folder), before=NAMESPACE)
+    config = write_config(folder)
+    config.write_text(config.read_text().replace('"obey"', f'"{scene}"'))
+    daemon = start(folder, config, before=NAMESPACE)
     try:
         daemon.wait_logged("serving")
         (init,) = children(daemon.process.pid)
@@ -88,6 +90,21 @@ async def test_when_the_service_is_killed_its_reapers_still_write_their_reports(
     (report,) = (tmp_path / "state" / "reports").iterdir()
     assert json.loads(report.read_text())["verdict"] == "proven_empty"
     assert endings(tmp_path / "state").unknown, "until the next start"
+
+
+async def test_only_a_signal_to_stop_cuts_the_wait_for_the_reapers_of_a_killed_service_short(tmp_path: Path) -> None:
+    with container(tmp_path, "stubborn") as (daemon, init):
+        async with daemon.attached() as anna:
+            anna.seat.send(Input("work"))
+            await anna.until(lambda: anna.text, "it works")
+            (service,) = children(init)
+            os.kill(service, signal.SIGKILL)
+            await until(lambda: service not in children(init), 10, "process 1 has seen its end")
+            for number in signal.SIGHUP, signal.SIGWINCH, signal.SIGUSR1:
+                os.kill(init, number)
+            daemon.wait()
+    (report,) = (tmp_path / "state" / "reports").iterdir()
+    assert json.loads(report.read_text())["verdict"] == "proven_empty"
 
 
 def test_a_service_that_cannot_begin_ends_with_its_own_status(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """A new configuration while something runs: the newest file wins, also over a backend that starts meanwhile."""
 
 import asyncio
+import errno
+import os
+import socket
 import threading
 from pathlib import Path
 
@@ -9,8 +12,11 @@ import pytest
 from corral.backends.base import ApprovalRequested, BackendEnded, TurnEnded
 from corral.config import Config, load
 from corral.daemon import serving
+from corral.daemon.notify import notify
 from corral.daemon.serving import Serving
 from corral.process import live_jobs
+from corral.remote import server
+from corral.remote.peers import Speakers, speakers
 from corral.service.holder import Announce, Begun
 from corral.service.store.store import Store
 from corral.service.subject import Subject
@@ -82,6 +88,65 @@ async def test_of_two_hups_close_together_the_newer_file_wins(tmp_path: Path, mo
         served._end(15)
         await asyncio.wait_for(running, SOON)
         await store.aclose()
+
+
+async def test_a_hup_during_the_start_is_followed_when_the_start_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_config(tmp_path, "anna")
+    looked_up, reloaded = threading.Event(), threading.Event()
+
+    def slow(config: Config) -> Speakers:
+        found = speakers(config)
+        looked_up.set()
+        reloaded.wait(0.5)  # nothing is reloaded in that time if reloads wait for the start
+        return found
+
+    monkeypatch.setattr(server, "speakers", slow)
+    config = load(file)
+    store = await Store.open(config.service.state_dir)
+    served = Serving(config, store, kinds("obey"))
+    running = asyncio.create_task(served.run())
+    try:
+        await until(looked_up.is_set, SOON, "the accounts are looked up")
+        write_config(tmp_path, "anna", "ben")
+        served._reload()
+        await until(lambda: len(served._service.config.people) == 2, SOON, "the newer file is read")
+        reloaded.set()
+        await until(lambda: served._socket._server is not None, SOON, "it serves")
+        assert served._socket.may_speak_for(os.getuid()) == ("anna", "ben"), "the table of the newer file"
+    finally:
+        served._end(15)
+        await asyncio.wait_for(running, SOON)
+        await store.aclose()
+
+
+async def test_a_hup_while_the_service_ends_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notified: list[str] = []
+    monkeypatch.setattr(serving, "notify", lambda *lines: notified.append(lines[0]))
+    config = load(write_config(tmp_path, "anna"))
+    store = await Store.open(config.service.state_dir)
+    served = Serving(config, store, kinds("obey"))
+    running = asyncio.create_task(served.run())
+    try:
+        await until(lambda: "READY=1" in notified, SOON, "it serves")
+        write_config(tmp_path, "anna", "ben")
+    finally:
+        served._end(15)
+        served._reload()
+        await asyncio.wait_for(running, SOON)
+        await store.aclose()
+    assert notified == ["READY=1", "STOPPING=1"]
+    assert len(served._service.config.people) == 1
+
+
+def test_nothing_fails_where_the_service_manager_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    monkeypatch.setattr(socket, "socket", refused)
+    notify("STOPPING=1")
 
 
 async def test_what_changed_while_a_backend_started_holds_for_its_first_turn(tmp_path: Path) -> None:

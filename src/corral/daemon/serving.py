@@ -44,6 +44,9 @@ async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = conf
     0 when all that ran was ended and proven so; 1 if the service could not begin, or if something was left. HUP reads
     the configuration again. A second TERM or INT while it ends takes the patience away.
     """
+    # From the first moment: the default action of HUP would end this process.
+    unread = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, unread.set)
     try:
         config = load(path)
     except ConfigError as error:
@@ -69,7 +72,7 @@ async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = conf
         os.close(held)
         return FAILED
     try:
-        return await Serving(config, store, kinds).run()
+        return await Serving(config, store, kinds, unread).run()
     except (SocketError, StartError) as error:
         say(str(error))
         return FAILED
@@ -87,13 +90,15 @@ def warn(config: Config) -> None:
 class Serving:
     """One run of the service: its signals, its front ends, its end."""
 
-    def __init__(self, config: Config, store: Store, kinds: Kinds) -> None:
+    def __init__(self, config: Config, store: Store, kinds: Kinds, unread: asyncio.Event | None = None) -> None:
+        """`unread`: set if the configuration may have changed since it was read."""
         self._service = Service(config, store, Starter(lambda: self._service.config, kinds))
         self._socket = SocketServer(self._service, config.socket_path)
         self._ending = asyncio.Event()
         self._signals = 0
-        self._unread = False
-        """Whether the configuration may have changed since it was read last."""
+        self._unread = unread or asyncio.Event()
+        self._serves = False
+        """Whether a reload may begin: not before the start is complete, and not in a shutdown."""
         self._reading: asyncio.Task[None] | None = None
         self._tasks = Tasks(_log)
 
@@ -113,6 +118,9 @@ class Serving:
             "serving", people=len(config.people), socket=str(config.socket_path), state=str(config.service.state_dir)
         )
         notify("READY=1", f"STATUS=serving {config.head_count}")
+        self._serves = not self._ending.is_set()
+        if self._unread.is_set():
+            self._reload()
         await self._ending.wait()
         notify("STOPPING=1")
         summary = await self._service.shutdown()
@@ -122,6 +130,7 @@ class Serving:
 
     def _end(self, number: int) -> None:
         self._signals += 1
+        self._serves = False
         self._ending.set()
         if self._signals == 1:
             log.info("stopping", signal=signal.Signals(number).name)
@@ -130,33 +139,43 @@ class Serving:
             self._tasks.own(self._service.hurry())
 
     def _reload(self) -> None:
-        self._unread = True
+        self._unread.set()
+        if not self._serves:
+            return
         if self._reading is None or self._reading.done():
             self._reading = self._tasks.own(self._read_until_newest())
 
     async def _read_until_newest(self) -> None:
         """One reading at a time, and another one after a HUP that came meanwhile: the file read last is the newest."""
-        while self._unread:
-            self._unread = False
+        while self._unread.is_set() and self._serves:
+            self._unread.clear()
             await self._read_again()
 
     async def _read_again(self) -> None:
-        before = self._service.config
         notify("RELOADING=1")
+        try:
+            await self._read_and_apply(self._service.config)
+        finally:
+            if self._serves:
+                notify("READY=1", f"STATUS=serving {self._service.config.head_count}")
+
+    async def _read_and_apply(self, before: Config) -> None:
         try:
             config, speakers = await _READING.run(lambda: _read(before.path), READ_TIMEOUT)
         except OSError as error:  # a TimeoutError too: a file system or a directory service does not answer
             log.error("the configuration could not be read, and the old one stays", error=str(error))
+            return
         except ConfigError as error:
             log.error("the configuration was refused, and the old one stays", faults=error.faults)
-        else:
-            if (config.service.state_dir, config.socket_path) != (before.service.state_dir, before.socket_path):
-                log.warning("state_dir and socket are read at the start only: restart the service for them")
-            await self._service.reload(config)
-            self._socket.reloaded(speakers)
-            warn(config)
-            log.info("reloaded", people=len(config.people))
-        notify("READY=1", f"STATUS=serving {self._service.config.head_count}")
+            return
+        if not self._serves:
+            return
+        if (config.service.state_dir, config.socket_path) != (before.service.state_dir, before.socket_path):
+            log.warning("state_dir and socket are read at the start only: restart the service for them")
+        await self._service.reload(config)
+        self._socket.reloaded(speakers)
+        warn(config)
+        log.info("reloaded", people=len(config.people))
 
 
 def _read(path: Path | None) -> tuple[Config, Speakers]:

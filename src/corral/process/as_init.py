@@ -30,6 +30,9 @@ _OWN = {
 }
 
 
+_STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+
+
 def fork_if_process_1() -> None:
     """As process 1, go on in a child, and collect orphans here until that has ended; else do nothing.
 
@@ -79,11 +82,11 @@ def _collect_until_gone(child: int, waited: set[signal.Signals]) -> int:
 
 
 def _linger(waited: set[signal.Signals]) -> None:
-    """Wait until nobody is left; at most LINGER seconds, and not beyond a signal."""
+    """Wait until nobody is left; at most LINGER seconds, and not beyond a signal to stop."""
     deadline = time.monotonic() + LINGER
     while _has_children() and (left := deadline - time.monotonic()) > 0:
         found = signal.sigtimedwait(waited, left)
-        if found is None or found.si_signo != signal.SIGCHLD:
+        if found is None or found.si_signo in _STOPPING:
             return
         _collect()
 

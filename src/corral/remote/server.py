@@ -119,7 +119,10 @@ class SocketServer:
     async def _serve(self, uid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(HELLO_TIMEOUT):
-                first = wire.first_decoder.decode(await reader.readline())
+                line = await reader.readline()
+            if not line:  # it only looked whether there is a service
+                return
+            first = wire.first_decoder.decode(line)
             client = _Client(self._service, self, uid, reader, writer)
             self._clients.add(client)
             try:
@@ -128,6 +131,8 @@ class SocketServer:
                 self._clients.discard(client)
         except (TimeoutError, ValueError, OSError) as error:  # msgspec's errors are ValueErrors
             log.warning("a connection was ended", error=str(error))
+        except RecursionError:  # the decoder's, for what a client sent
+            log.warning("a connection was ended", error="it is nested too deeply")
         finally:
             writer.close()
             try:

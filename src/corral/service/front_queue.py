@@ -6,8 +6,8 @@ import asyncio
 import io
 import sys
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -239,5 +239,14 @@ def _stream(event: Shown) -> tuple[type[Shown], str] | None:
     return None
 
 
-def _text_bytes(event: Shown) -> int:
-    return sum(sys.getsizeof(value) for one in fields(event) if isinstance(value := getattr(event, one.name), str))
+def _text_bytes(value: object) -> int:
+    """The bytes of all texts in an event, also of those in its lists, tables and questions."""
+    if isinstance(value, str):
+        return sys.getsizeof(value)
+    if isinstance(value, Mapping):
+        return sum(_text_bytes(key) + _text_bytes(one) for key, one in value.items())
+    if isinstance(value, tuple | list):
+        return sum(map(_text_bytes, value))
+    if is_dataclass(value):
+        return sum(_text_bytes(getattr(value, one.name)) for one in fields(value))
+    return 0

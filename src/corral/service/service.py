@@ -279,8 +279,11 @@ class Service:
             )
 
     async def end(self, conversation: Conversation, why: str) -> BackendEnded | None:
-        """End a conversation's backend and let go of it."""
-        return await self._closed(conversation, conversation.close(why))
+        """End a conversation's backend and let go of it.
+
+        A caller who is cancelled does not cut it short: who takes the conversation up next must find it ended.
+        """
+        return await asyncio.shield(self._tasks.own(self._closed(conversation, conversation.close(why))))
 
     async def end_person(self, person: str) -> list[BackendEnded]:
         """End all backends of a person, those that start too, with their queues; the conversations stay.
