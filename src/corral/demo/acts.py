@@ -130,7 +130,6 @@ async def stop_on_request(stage: Stage) -> None:
         own = Own(
             lambda _: codex,
             user=place.user,
-            person="demo",
             state_dir=place.state_dir,
             cwd=place.workspace,
             env=place.env,

@@ -108,7 +108,6 @@ def _offer_chat(place: Place, teller: _Teller) -> None:
         cwd=place.workspace,
         env=place.env,
         state_dir=place.state_dir,
-        person="demo",
     )
     asyncio.run(offline.chat(own))
 
