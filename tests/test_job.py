@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.process import Job, Report, lifeline
+from corral.process import Job, Report, StartError, lifeline
 from tests.harness import truth
 from tests.harness.waiting import until
 
@@ -74,6 +75,30 @@ async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
         if not start.cancelled():
             await start.result().end(grace=0)
         assert children() <= before, "neither command nor reaper is left, dead or alive"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_whoever_waits_for_a_job_hears_that_its_start_has_failed(cancelled: bool, tmp_path: Path) -> None:
+    """They came while there was not yet a reaper that could tell them, and there never was one."""
+    waiting: list[asyncio.Future[object]] = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def wait_for(job: Job) -> None:
+        waiting.extend(map(asyncio.ensure_future, (job.end(), job.ended(), job.wait())))
+        # From here on no descriptor can be had.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+
+    starting = asyncio.ensure_future(Job.start(["sleep", "1000"], state_dir=tmp_path, prepared=wait_for))
+    try:
+        if cancelled:
+            asyncio.get_running_loop().call_soon(starting.cancel)
+        with pytest.raises(asyncio.CancelledError if cancelled else StartError):
+            await starting
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    async with asyncio.timeout(10):
+        heard = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [getattr(error, "kind", error) for error in heard] == ["fork"] * 3
 
 
 async def test_the_event_loop_runs_on_while_a_tree_is_ended(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The plain functions of the process room, over generated input: reading, choosing, calling sudo, judging."""
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -170,6 +171,34 @@ class TestWalking:
         assert {one.pid for one in grow(rows_of([*rows, Process(13, 1, sid=own)]), [rows[2]])} == {12}
 
 
+class TestLargeTrees:
+    """What a look at 4,000 processes may cost, in seconds of CPU: seconds would come between every two rounds of KILL."""
+
+    SIZE, BOUND = 4000, 1.0
+
+    def test_one_session(self) -> None:
+        rows = [Process(100 + number, 1, sid=100, start_time=number % 3) for number in range(self.SIZE)]
+        began = time.process_time()
+        # Half of them were born since the look began, and of none of them it is known that it is still there.
+        assert {one.start_time for one in grow(rows_of(rows, began=2), rows[:1])} == {0, 1}
+        assert len(grow(rows_of(rows, began=2, now=rows[-2:]), rows[:1])) == self.SIZE
+        assert time.process_time() - began < self.BOUND
+
+    def test_one_long_chain(self) -> None:
+        rows = [Process(100 + number, 99 + number, sid=100 + number, start_time=1) for number in range(self.SIZE)]
+        began = time.process_time()
+        depths = [one.depth for one in grow(rows_of(rows), rows[:1])]
+        assert depths == list(range(1, self.SIZE + 1))
+        assert time.process_time() - began < self.BOUND
+
+    def test_a_long_chain_below_sudo(self) -> None:
+        sudo = Process(99, 1, uid=1000, euid=0, comm="sudo")
+        rows = [sudo, *(Process(100 + number, 99 + number, uid=1001) for number in range(self.SIZE))]
+        began = time.process_time()
+        assert signals.relays(rows) == {99}
+        assert time.process_time() - began < self.BOUND
+
+
 class TestRowsOfOneLook:
     """They were read one after the other: the member at 10, with pid 7 and session 7; the look began at 10, too."""
 
@@ -177,7 +206,7 @@ class TestRowsOfOneLook:
 
     def joined(self, other: Process, now: Process | None) -> tuple[list[Process], list[Process], Process | None]:
         rows = rows_of([self.MEMBER, other], began=10, now=[now] if now else [])
-        session = [row for row in rows.session(self.MEMBER) if row != self.MEMBER]
+        session = [row for row in rows.session(self.MEMBER, set()) if row != self.MEMBER]
         return rows.children(self.MEMBER), session, rows.parent(other)
 
     @pytest.mark.parametrize("now", [None, MEMBER._replace(start_time=11), MEMBER], ids=["gone", "stranger", "there"])

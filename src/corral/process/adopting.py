@@ -284,6 +284,7 @@ def _foreign(roots: Collection[Process]) -> set[int]:
 def _grow(rows: Rows, seeds: Iterable[Process], foreign: Collection[int], uid: int, since: int) -> list[Process]:
     """The seeds, what is below them, and the account's younger processes in sessions that were made among them."""
     members: dict[int, Process] = {}
+    taken: set[tuple[int, bool]] = set()
     queue = list(seeds)
     while queue:
         row = queue.pop()
@@ -294,5 +295,5 @@ def _grow(rows: Rows, seeds: Iterable[Process], foreign: Collection[int], uid: i
         # Led by a stranger, it is the stranger's: a session lasts beyond its leader, so that one without may be ours.
         # (No stranger can have the pid of a leader who went: it is not given out while the session has members.)
         if row.sid not in foreign and (row.sid in members or row.sid not in rows.by_pid):
-            queue.extend(other for other in rows.session(row) if other.uid == uid and other.start_time >= since)
+            queue.extend(other for other in rows.session(row, taken) if other.uid == uid and other.start_time >= since)
     return ordered_by_depth(members)

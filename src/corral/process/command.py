@@ -25,6 +25,9 @@ from corral.process.typed import Any, NamedTuple, NoReturn
 _SUDO_STARTS_WITHIN = 10.0
 """Seconds after which a sudo that is still busy (a slow directory service) is taken for started."""
 
+_SLOWEST_LOOK = 0.05
+"""Seconds between two looks at a child; SIGCHLD cuts a wait short as well."""
+
 _OF_THE_TAGS = ("sudo_password", "sudo_environment", "cwd")
 """Kinds of refusals of a command that sudo has a rule for."""
 
@@ -161,11 +164,21 @@ class Launch:
         """The plan in an answer. Raises StartError for a failure, or none at all, with the child collected."""
         if answer is not None and "error" not in answer:
             return Plan(**answer)
-        _, status = os.waitpid(self.pid, 0)
+        status = self._collect()
         if answer is None:
             code = os.waitstatus_to_exitcode(status)
             raise StartError("internal", f"the process that was to become the command ended with status {code}")
         raise StartError(answer["error"], answer["message"])
+
+    def _collect(self) -> int:
+        """Wait for the child, which has said its last word. It can be stopped, or hang in its exit, like any other."""
+        pause = 0.001
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return status
+            self._wait(pause, -1)
+            pause = min(pause * 2, _SLOWEST_LOOK)
 
     def _confirm(self, command: Command, plan: Plan) -> None:
         """Wait until sudo has started the command. Raises StartError if it refused."""

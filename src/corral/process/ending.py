@@ -114,7 +114,7 @@ class Ending:
         """
         began, pause = time.monotonic(), _HOLD_FIRST
         while True:
-            rest(pause)
+            self._rest(pause, rest)
             report = self.run(Ladder(0, _HOLD_FIRST), cause=cause, ended_by=ended_by)
             if report.empty:
                 note = f"held and ended {time.monotonic() - began:.1f} s after survivors were reported"
@@ -304,12 +304,12 @@ class Ending:
             return step()
         except Exception as error:  # noqa: BLE001 - whatever fails, the tree is not let go: noted, and tried again
             self._note(describe(error))
-            self._rest(_LONGEST)
+            self._rest(_LONGEST, self._wait)
             return False
 
-    def _rest(self, seconds: float) -> None:
+    def _rest(self, seconds: float, wait: Callable[[float], None]) -> None:
         try:
-            self._wait(seconds)
+            wait(seconds)
         except Exception as error:  # noqa: BLE001 - the same: what fails while waiting must not end the ending
             self._note(describe(error))
             time.sleep(seconds)

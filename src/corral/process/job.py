@@ -152,48 +152,35 @@ class Job:
         job = cls(job_id, Ladder(grace, kill), folder, report_path, marks.choose())
         if notice:
             job.notices.append(notice)
+        config = {
+            "id": job.id,
+            "supervisor": _own_identity(),
+            "argv": list(argv),
+            "user": user,
+            **_environment(user, env, kept_env),
+            "cwd": wanted_cwd,
+            "here": _here(),
+            "grace": grace,
+            "kill": kill,
+            "state_dir": folder,
+            "report_file": report_path,
+            "tracker": tracker,
+            "label": label,
+            "mark": job._mark,
+            "limits": dict(limits or {}),
+        }
+        # From here on somebody may wait for the job: what fails is told to them too, by `_begin`.
         if prepared is not None:
             prepared(job)
-        environment = _environment(user, env, kept_env)
-        supervisor = _own_identity()
-        beginning = asyncio.ensure_future(
-            job._begin(
-                {
-                    "id": job.id,
-                    "supervisor": supervisor,
-                    "argv": list(argv),
-                    "user": user,
-                    **environment,
-                    "cwd": wanted_cwd,
-                    "here": _here(),
-                    "grace": grace,
-                    "kill": kill,
-                    "state_dir": folder,
-                    "report_file": report_path,
-                    "tracker": tracker,
-                    "label": label,
-                    "mark": job._mark,
-                    "limits": dict(limits or {}),
-                },
-                (stdin, stdout, stderr),
-            )
-        )
+        beginning = asyncio.ensure_future(job._begin(config, (stdin, stdout, stderr)))
         try:
             await asyncio.shield(beginning)
         except asyncio.CancelledError:
-            # It is begun to the end, which is bounded, and then ended: a job half started could be lost.
+            # The start goes on to its end, which is bounded, and the job is ended then: half started it could be lost.
             job._request_end(0)
             beginning.add_done_callback(job._abandon)
             await job._let_go(beginning)
             raise
-        except StartError as error:
-            job._never_started(error)
-            raise
-        except OSError as error:
-            text = f"the job could not be set up ({error.strerror}): end some processes, or raise the limit"
-            failure = StartError("fork", text)
-            job._never_started(failure)
-            raise failure from error
         return job
 
     @property
@@ -246,15 +233,15 @@ class Job:
         self._send({"end": {"grace": grace}})
         self._watch_the_reaper(grace)
 
-    def _never_started(self, error: StartError) -> None:
-        if self._report.done():
-            return
-        if error.report is not None:
+    def _never_started(self, error: BaseException) -> None:
+        """Tell callers of `end`, `ended` and `wait` who came before the start had failed; there may be none."""
+        if isinstance(error, StartError) and error.report is not None and not self._report.done():
             self._report.set_result(error.report)
-            return
-        # For a caller of `end` who came before the start had failed; there may be none.
-        self._report.set_exception(error)
-        self._report.exception()
+        failure = error if isinstance(error, Exception) else StartError("interrupted", "the event loop was closed")
+        for awaited in (self._report, self._status):
+            if not awaited.done():
+                awaited.set_exception(failure)
+                awaited.exception()
 
     def tree(self) -> list[Process]:
         """The living tree now, parents before children; the command has depth 1.
@@ -295,6 +282,19 @@ class Job:
         await asyncio.sleep(0)
 
     async def _begin(self, config: dict[str, Any], streams: tuple[int | None, int | None, int | None]) -> None:
+        """Start the command. However that fails, those who wait for the job hear of it."""
+        try:
+            await self._set_up(config, streams)
+        except OSError as error:
+            text = f"the job could not be set up ({error.strerror}): end some processes, or raise the limit"
+            failure = StartError("fork", text)
+            self._never_started(failure)
+            raise failure from error
+        except BaseException as error:
+            self._never_started(error)
+            raise
+
+    async def _set_up(self, config: dict[str, Any], streams: tuple[int | None, int | None, int | None]) -> None:
         own, theirs = _lifeline()
         self._adopts = config["tracker"] != "portable"
         add_job(adopts=self._adopts)

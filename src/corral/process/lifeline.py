@@ -82,6 +82,8 @@ class ReaperEnd:
         self.closed = False
         self._decoder = Decoder()
         self._unread: list[dict[str, Any]] = []
+        self._cut = False
+        """Whether the last message was only sent in part."""
 
     def first(self, key: str, timeout: float) -> dict[str, Any] | None:
         """The first message, which must have this key; None if it does not come in time."""
@@ -120,6 +122,9 @@ class ReaperEnd:
     def send(self, message: dict[str, Any]) -> None:
         """Send, or give up after a bounded wait: a supervisor that does not read must not keep the tree alive."""
         data = encode(message)
+        if self._cut:
+            data = b"\n" + data  # What was cut short must not take this one with it.
+        whole = len(data)
         deadline = time.monotonic() + _SEND_WITHIN
         poll = select.poll()
         poll.register(self.descriptor, select.POLLOUT)
@@ -130,3 +135,5 @@ class ReaperEnd:
                 poll.poll(left * 1000)
             except OSError:
                 return
+        if len(data) < whole:
+            self._cut = bool(data)

@@ -269,7 +269,8 @@ class Reaper:
         order, self._order = self._order, ""
         deadline = time.monotonic() + _SUSPEND_WITHIN
         step = self._suspend if order == "suspend" else self._resume
-        while not self._cause and not self._order and step() and time.monotonic() < deadline:
+        # None: it was not possible to look (no descriptor was left), which is no reason to end the job.
+        while not self._cause and not self._order and self._guard(step) is not False and time.monotonic() < deadline:
             self._wait(_SUSPEND_PAUSE)
         if order == "suspend":
             self.wire.send({"suspended": {}})
@@ -341,6 +342,8 @@ class Reaper:
                     self._ladder = self._ladder._replace(grace=float(patience))
                     self._hurry(float(grace))
                 self._cause = self._cause or "request"
+            elif "suspend" in message and self._cause:
+                self.wire.send({"suspended": {}})  # What is being ended is not stopped: nobody need wait for that.
             elif "suspend" in message or "resume" in message:
                 self._order = "suspend" if "suspend" in message else "resume"
             elif "start" not in message:

@@ -40,13 +40,14 @@ def relays(processes: Collection[Process]) -> set[int]:
     by_pid = {process.pid: process for process in processes}
     candidates = {process.pid for process in processes if is_sudo(process)}
     found: set[int] = set()
+    passed: set[tuple[int, int]] = set()
+    """Processes that were climbed over, each by the account below it: a second time shows nothing new."""
     for process in processes if candidates else ():
-        passed = {process.pid}
         above = by_pid.get(process.ppid) if process.living else None
-        while above is not None and above.pid not in passed:
+        while above is not None and (above.pid, process.uid) not in passed:
             if above.pid in candidates and above.uid != process.uid:
                 found.add(above.pid)
-            passed.add(above.pid)
+            passed.add((above.pid, process.uid))
             above = by_pid.get(above.ppid)
     return found
 

@@ -290,12 +290,13 @@ class Rows:
         self._table = table
         self._began = began
         self._by_parent: dict[int, list[Process]] = {}
-        self._by_session: dict[int, list[Process]] = {}
+        self._by_session: dict[int, dict[bool, list[Process]]] = {}
+        """By session, and by whether they were born since the look began."""
         self._now: dict[int, Process | None] = {}
         for row in rows:
             self.by_pid[row.pid] = row
             self._by_parent.setdefault(row.ppid, []).append(row)
-            self._by_session.setdefault(row.sid, []).append(row)
+            self._by_session.setdefault(row.sid, {}).setdefault(row.start_time >= began, []).append(row)
 
     def children(self, parent: Process) -> list[Process]:
         """The rows that surely show children of this one."""
@@ -306,13 +307,21 @@ class Rows:
         parent = self.by_pid.get(row.ppid)
         return parent if parent is not None and is_child(row, parent, self._began, self.is_same) else None
 
-    def session(self, member: Process) -> list[Process]:
-        """The rows that are surely in the session of this one."""
-        return [
-            row
-            for row in self._by_session.get(member.sid, ())
-            if row.start_time < self._began or (self.is_same(member) and self._still(member).sid == member.sid)
-        ]
+    def session(self, member: Process, taken: set[tuple[int, bool]]) -> list[Process]:
+        """The rows that are surely in the session of this one, without those that a walk has taken before.
+
+        taken: what the walk has taken so far, by session and by whether they were born since the look began; this call
+        adds to it. Without it, a session of thousands would be gone through thousands of times.
+        """
+        found: list[Process] = []
+        for young, rows in self._by_session.get(member.sid, {}).items():
+            if (member.sid, young) not in taken and (not young or self._is_still_in_session(member)):
+                taken.add((member.sid, young))
+                found += rows
+        return found
+
+    def _is_still_in_session(self, member: Process) -> bool:
+        return self.is_same(member) and self._still(member).sid == member.sid
 
     def is_same(self, row: Process) -> bool:
         """Whether the pid of a row is still that process's, after all rows were read."""
@@ -332,6 +341,7 @@ def grow(rows: Rows, seeds: Iterable[Process]) -> list[Process]:
     """
     own_session = os.getsid(0)
     members: dict[int, Process] = {}
+    taken: set[tuple[int, bool]] = set()
     queue = list(seeds)
     while queue:
         row = queue.pop()
@@ -340,18 +350,25 @@ def grow(rows: Rows, seeds: Iterable[Process]) -> list[Process]:
         members[row.pid] = row
         queue.extend(rows.children(row))
         if row.sid > 1 and row.sid != own_session:
-            queue.extend(rows.session(row))
+            queue.extend(rows.session(row, taken))
     return ordered_by_depth(members)
 
 
 def ordered_by_depth(members: dict[int, Process]) -> list[Process]:
     """Parents before children, each with its depth; who has no parent among them has depth 1."""
 
+    depths: dict[int, int] = {}
+
     def depth(row: Process) -> int:
-        levels, seen = 1, {row.pid}
-        while (parent := members.get(row.ppid)) is not None and parent.pid not in seen:
-            levels, row = levels + 1, parent
-            seen.add(row.pid)
-        return levels
+        # Up to where it is known, then down again: each row is climbed once, however long the chain.
+        line: dict[int, None] = {}
+        above: Process | None = row
+        while above is not None and above.pid not in depths and above.pid not in line:
+            line[above.pid] = None
+            above = members.get(above.ppid)
+        known = depths.get(above.pid, 0) if above is not None else 0
+        for levels, pid in enumerate(reversed(line), known + 1):
+            depths[pid] = levels
+        return depths[row.pid]
 
     return sorted((row._replace(depth=depth(row)) for row in members.values()), key=lambda row: row.depth)
