@@ -151,4 +151,6 @@ def test_a_sweep_that_cannot_see_the_strays_of_a_rejected_file_is_not_clean(serv
     result = json.loads(sweep.communicate(timeout=60)[0])
     assert (sweep.returncode, result["clean"], result["blind"], result["strays"]) == (1, False, True, [])
     status, result, _ = service.sweep()
-    assert (status, result["clean"], result["blind"]) == (0, True, False)
+    assert (status, result["clean"], result["blind"]) == (1, False, False), "the file is still not understood"
+    (jobs / "hand.job").unlink()
+    assert service.sweep()[0] == 0

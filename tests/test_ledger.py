@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.harness import truth
 
 HEADER: dict[str, Any] = {
     "boot_id": "b",
+    "host_id": procfs.host_id(),
     "namespace": procfs.namespace(),
     "supervisor": [2, 1],
     "reaper": [3, 1],
@@ -121,6 +122,59 @@ def test_a_record_of_another_boot_is_cleared_away_and_nothing_is_signalled(tmp_p
     assert not path.exists()
 
 
+@pytest.mark.parametrize("host", [{"host_id": "f" * 32}, {}], ids=["another_host", "older_version"])
+def test_a_boot_that_need_not_be_of_this_host_is_not_called_an_earlier_one(host: dict[str, str], tmp_path: Path) -> None:
+    """A folder that several hosts share (NFS): the job may live on another one."""
+    header = {name: value for name, value in HEADER.items() if name != "host_id"}
+    record = Record.create(str(tmp_path), "one", {**header, **host})
+    record.close()
+    result = sweep(tmp_path)
+    assert (result.clean, result.swept, [one.entry.id for one in result.elsewhere]) == (False, (), ["one"])
+    assert "host" in result.elsewhere[0].reason
+    assert Path(record.path).exists()
+
+
+def test_a_host_without_a_machine_id_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for broken in (b"", b"uninitialized\n"):
+        monkeypatch.setattr(procfs, "_slurp", lambda _path, text=broken: text)
+        assert procfs.host_id() == os.uname().nodename
+    monkeypatch.setattr(procfs, "_slurp", lambda _path: b"0123456789abcdef0123456789abcdef\n")
+    assert procfs.host_id() == "0123456789abcdef0123456789abcdef"
+
+
+def killed_at(call: str, work: Callable[[], object]) -> None:
+    """Do the work in a child that is killed when it makes this call of the os module."""
+    child = os.fork()
+    if child == 0:
+        setattr(os, call, lambda *_arguments: os.kill(os.getpid(), signal.SIGKILL))
+        work()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_what_a_killed_writer_left_half_done_goes_with_the_next_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at("link", lambda: Record.create(str(tmp_path), "one", HEADER))
+    monkeypatch.setattr(ledger, "_COMPACT_BYTES", 1)
+    record = Record.create(str(tmp_path), "one", HEADER)
+    killed_at("replace", lambda: record.compact([]))
+    record.close()
+    names = {path.name for path in (tmp_path / "jobs").iterdir()}
+    assert len(names) == 4
+    assert {"key", "one.job", "one.job.new"} < names
+    assert sweep(tmp_path).clean
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["key"]
+
+
+def test_what_a_living_writer_has_half_done_stays(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    descriptor = ledger._create_locked(f"{path}.new")
+    sweep(tmp_path)
+    assert Path(f"{path}.new").exists()
+    os.close(descriptor)
+
+
 def test_a_living_writer_keeps_its_record_from_everybody(tmp_path: Path) -> None:
     record = Record.create(str(tmp_path), "one", HEADER)
     assert ledger.claim(record.path) is None
@@ -200,7 +254,7 @@ def test_a_folder_or_an_odd_name_among_the_records_is_rejected_and_stops_nothing
 
 def test_a_rejected_record_whose_job_lives_on_is_not_called_clean(tmp_path: Path) -> None:
     """Its word is worth nothing, but the mark of what it started can be seen."""
-    written(tmp_path)
+    path = written(tmp_path)
     (tmp_path / "jobs" / "key").unlink()
     number = mark.choose()
     program = (
@@ -215,7 +269,12 @@ def test_a_rejected_record_whose_job_lives_on_is_not_called_clean(tmp_path: Path
     assert stray.poll() is None, "it was left alone"
     stray.kill()
     stray.communicate()
-    assert stray.pid not in {one.pid for one in sweep(tmp_path).strays}
+    result = sweep(tmp_path)
+    assert stray.pid not in {one.pid for one in result.strays}
+    # What the file stood for may have no mark, or be in another namespace: only whoever looks can say that it is gone.
+    assert not result.clean
+    path.unlink()
+    assert sweep(tmp_path).clean
 
 
 @pytest.fixture

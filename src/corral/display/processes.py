@@ -96,7 +96,12 @@ def swept(result: SweepResult) -> RenderableType:
     for entry in result.held:
         blocks.append(Text(f"{_entry(entry)}: its reaper still holds what would not end", style="red"))
     blocks += [Text(harmless(f"{_entry(one.entry)}: {one.reason}"), style="red") for one in result.elsewhere]
-    blocks += [Text(harmless(f"ignored {bad.path}: {bad.reason}"), style="yellow") for bad in result.rejected]
+    blocks += [
+        Text(
+            harmless(f"{bad.path}: {bad.reason}. What it stood for may be running: look, then remove the file"), "red"
+        )
+        for bad in result.rejected
+    ]
     blocks += [
         Text(
             f"pid {stray.pid} ({in_one_line(stray.comm)}) was started by a job that no record vouches for:"
@@ -107,7 +112,7 @@ def swept(result: SweepResult) -> RenderableType:
     ]
     if result.blind:
         blocks.append(Text("of what those files stood for, processes may be hidden from this account (hidepid)", "red"))
-    if not result.swept and not result.held and not result.elsewhere:
+    if not (result.swept or result.held or result.elsewhere or result.rejected):
         blocks.append(Text("nothing to sweep"))
     if result.live:
         blocks.append(Text(f"{len(result.live)} live jobs left alone", style="dim"))

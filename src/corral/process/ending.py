@@ -27,6 +27,9 @@ _HOLD_FIRST, _HOLD_LAST = 0.5, 60.0
 _RUNAWAY_ROUNDS = 6
 _WAKE_EVERY = 0.5
 _FREEZE_PASSES = 3
+_COMMAND_CHARS, _ALL_COMMANDS_CHARS = 1000, 1_000_000
+"""So much of a survivor's command line, and of all of them, goes into a report: each can be megabytes, and a report
+that is too large for the lifeline is not heard at all."""
 _WALK_SHARE = 3.0
 """Between two walks at least this many times the last walk's duration passes: a large tree costs a bounded share."""
 
@@ -268,18 +271,19 @@ class Ending:
             if not members:
                 self._note("what is left could not be named: it ended just now, or is dead and waits for its debugger")
             spared = signals.relays(members)
-            return tuple(self._survivor(process, process.pid in spared) for process in members)
+            room = min(_COMMAND_CHARS, _ALL_COMMANDS_CHARS // max(1, len(members)))
+            return tuple(self._survivor(process, process.pid in spared, room) for process in members)
         except Exception as error:  # noqa: BLE001 - a report without a list is better than none
             self._note(f"the survivors could not be listed: {describe(error)}")
             return ()
 
-    def _survivor(self, process: Process, spared: bool) -> Survivor:
+    def _survivor(self, process: Process, spared: bool, room: int) -> Survivor:
         return Survivor(
             pid=process.pid,
             start_time=process.start_time,
             user=account_name(process.uid),
             state=process.state,
-            command=self._table.command(process.pid) or process.comm,
+            command=(self._table.command(process.pid) or process.comm)[:room],
             reason=self._reason(process, spared),
         )
 

@@ -31,6 +31,8 @@ from corral.process.errors import LedgerError
 from corral.process.table import Identity, Namespace
 
 _SUFFIX = ".job"
+_FRESH = ".new"
+"""Behind the name of a record, while a shorter one is written that will replace it."""
 _KEY_NAME = "key"
 _KEY_BYTES = 32
 _MAC_BYTES = 16
@@ -46,6 +48,8 @@ class Entry(NamedTuple):
     id: str
     path: str
     boot_id: str
+    host_id: str | None
+    """The host it ran on; None in the record of an older version."""
     namespace: Namespace | None
     """The PID namespace that its pids are of; None where that was not known, or in the record of an older version."""
     supervisor: Identity
@@ -128,7 +132,7 @@ class Record:
         """Drop the dead once the file has grown large: a dead identity cannot live again. Raises OSError."""
         if self._size < _COMPACT_BYTES:
             return
-        fresh = self.path + ".new"
+        fresh = self.path + _FRESH
         descriptor = _create_locked(fresh)
         old, self._descriptor = self._descriptor, descriptor
         state = (self._lines, self._size, self._written)
@@ -210,6 +214,17 @@ def entries(state_dir: str) -> list[Entry | Rejected]:
     return [read(os.path.join(folder, name), key) for name in sorted(os.listdir(folder)) if name.endswith(_SUFFIX)]
 
 
+def remove_leftovers(state_dir: str) -> None:
+    """Remove what processes that were killed while they wrote have left: half a compacted record, half a key."""
+    opened = _open(state_dir)
+    for name in sorted(os.listdir(opened[0])) if opened is not None else ():
+        if name.endswith(_SUFFIX + _FRESH) or name.startswith(f".{_KEY_NAME}-"):
+            # A writer locks it, as it does its record.
+            left = claim(os.path.join(opened[0], name))
+            if left is not None:
+                left.release(remove=True)
+
+
 def find(state_dir: str, job_id: str) -> Entry | None:
     """The record of one job, or None if there is none that can be believed. Raises LedgerError as `entries` does."""
     opened = _open(state_dir)
@@ -279,6 +294,7 @@ def _entry(path: str, lines: list[dict[str, Any]]) -> Entry:
         id=head["id"],
         path=path,
         boot_id=head["boot_id"],
+        host_id=head.get("host_id"),
         namespace=_namespace(head.get("namespace")),
         supervisor=(head["supervisor"][0], head["supervisor"][1]),
         reaper=(head["reaper"][0], head["reaper"][1]),
@@ -333,7 +349,7 @@ def _load_key(folder: str, *, make: bool) -> bytes:
         # Linked into place whole: two jobs that start at once end up with the same key.
         fresh = os.path.join(folder, f".{_KEY_NAME}-{os.getpid()}-{os.urandom(4).hex()}")
         try:
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = _create_locked(fresh)
             try:
                 if os.write(descriptor, os.urandom(_KEY_BYTES)) != _KEY_BYTES:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None

@@ -119,8 +119,11 @@ class ReaperEnd:
                     found.append(message)
         return found
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Send, or give up after a bounded wait: a supervisor that does not read must not keep the tree alive."""
+    def send(self, message: dict[str, Any]) -> bool:
+        """Send, or give up after a bounded wait: a supervisor that does not read must not keep the tree alive.
+
+        False for a message that was given up, and that a supervisor which reads again could still be told.
+        """
         data = encode(message)
         if self._cut:
             data = b"\n" + data  # What was cut short must not take this one with it.
@@ -134,6 +137,7 @@ class ReaperEnd:
             except BlockingIOError:
                 poll.poll(left * 1000)
             except OSError:
-                return
+                return True  # There is no supervisor any more.
         if len(data) < whole:
             self._cut = bool(data)
+        return not data

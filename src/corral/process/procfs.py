@@ -18,6 +18,7 @@ _TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _REREADS = 2
 """So many times a walk goes after what was moved by deaths while it was under way."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_MACHINE_ID_DIGITS = 32
 _CAP_SYS_PTRACE = 19
 _INITIAL_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, the same on every Linux
 
@@ -229,6 +230,16 @@ def unit_in(cgroups: str) -> str:
 def boot_id() -> str:
     """The kernel's random id of this boot."""
     return _slurp("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
+
+
+def host_id() -> str:
+    """The id of the installation (machine-id(5)), or the host's name where there is none, as in many containers."""
+    try:
+        number = _slurp("/etc/machine-id").decode("ascii", "replace").strip()
+    except OSError:
+        number = ""
+    # While a first boot is under way it reads "uninitialized".
+    return number if len(number) == _MACHINE_ID_DIGITS else os.uname().nodename
 
 
 def namespace() -> Namespace | None:

@@ -96,6 +96,11 @@ def namespace() -> Namespace | None:
     return Namespace(0, 0, UNKNOWN)
 
 
+def host_id() -> str:
+    """The host's name."""
+    return os.uname().nodename
+
+
 def has_ended(_namespace: Namespace) -> bool:
     """False: the only one lasts as long as the host."""
     return False

@@ -79,6 +79,8 @@ class Reaper:
         self._caller = sudo.Caller(self._wait)
         self._tracker: Tracker = Subreaper(self._on_exit, spares=self._caller.left)
         self._report_file: str | None = None
+        self._untold: Report | None = None
+        """A report that the supervisor has not been told whole."""
 
     def run(self, config: dict[str, Any]) -> None:
         """Start the command and stay until its tree is gone."""
@@ -188,6 +190,7 @@ class Reaper:
         own = self._table.read(os.getpid())
         return {
             "boot_id": self._table.boot_id(),
+            "host_id": self._table.host_id(),
             "namespace": self._table.namespace(),
             "supervisor": self._supervisor,
             "reaper": own.identity if own is not None else (os.getpid(), UNKNOWN),
@@ -404,10 +407,18 @@ class Reaper:
         told = report = self._explained(report)
         if (path := self._report_file) is not None:
             told = self._guard(lambda: report.written(path)) or report
-        self._guard(lambda: self.wire.send({"report": told.to_json()}))
+        self._untold = told
+        self._tell_again()
+
+    def _tell_again(self) -> None:
+        """Send the last report, if it was not sent whole: the supervisor may have been stopped, or busy."""
+        untold = self._untold
+        if untold is not None and self._guard(lambda: self.wire.send({"report": untold.to_json()})):
+            self._untold = None
 
     def _rest(self, seconds: float) -> None:
         """Wait between two tries for what is held; whoever sends TERM, and an end of it all, cut it short."""
+        self._tell_again()
         self._guard(lambda: self._write_members(self._tracker.members()))
         deadline = time.monotonic() + seconds
         self._poked = False

@@ -146,12 +146,17 @@ class Caller:
         # A call that was let go on would send its signal late, when the pids may be others'. Nothing that must be kept
         # lives below it. It is stopped first, so that all it has started is known.
         _signal(pid, signal.SIGSTOP)
-        for process in procfs.descendants(pid) if sys.platform == "linux" else ():
-            self.left.add(process.identity)
-            _signal(process.pid, signal.SIGKILL)
+        if sys.platform == "linux":
+            for process in procfs.descendants(pid):
+                self.left.add(process.identity)
+                _signal(process.pid, signal.SIGKILL)
         _signal(pid, signal.SIGKILL)
         deadline = time.monotonic() + _DIES_WITHIN
-        while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() >= deadline:
+                # Once its program has run it is root's altogether, and closing the PAM session can hang.
+                self.left.update(_identities(pid))
+                return
             time.sleep(0.001)
 
 
@@ -178,6 +183,11 @@ def _status(pid: int, deadline: float, wait: Wait) -> int | None:
             return None
         wait(pause, -1)
         pause = min(pause * 2, 0.01)
+
+
+def _identities(pid: int) -> list[Identity]:
+    start_time = procfs.start_time(pid) if sys.platform == "linux" else None
+    return [(pid, start_time)] if start_time is not None else []
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -46,7 +46,7 @@ class SweepResult(NamedTuple):
     held: tuple[Entry, ...]
     """Jobs without a supervisor whose reaper still holds processes that it could not end."""
     rejected: tuple[Rejected, ...]
-    """Files of the ledger that are no records; nothing was done on their word."""
+    """Files of the ledger that cannot be believed. Nothing was done on their word, and what they stand for may live."""
     strays: tuple[Process, ...] = ()
     """Where files were rejected: processes that some job started, above which no reaper lives. They were left alone."""
     elsewhere: tuple[Elsewhere, ...] = ()
@@ -57,7 +57,8 @@ class SweepResult(NamedTuple):
     @property
     def clean(self) -> bool:
         """Whether nothing is left of any job whose supervisor is gone, as far as can be known."""
-        unknown = self.held or self.strays or self.elsewhere or self.blind
+        # A file that cannot be read may stand for a job without a mark, of another namespace, of another host.
+        unknown = self.held or self.rejected or self.elsewhere
         return not unknown and all(one.report.empty for one in self.swept)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +89,8 @@ def sweep(state_dir: str | os.PathLike[str] | None = None, *, ladder: Ladder | N
     held: list[Entry] = []
     rejected: list[Rejected] = []
     elsewhere: list[Elsewhere] = []
-    for entry in ledger.entries(os.path.abspath(state_dir or ledger.default_state_dir())):
+    folder = os.path.abspath(state_dir or ledger.default_state_dir())
+    for entry in ledger.entries(folder):
         if isinstance(entry, Rejected):
             rejected.append(entry)
             continue
@@ -106,6 +108,7 @@ def sweep(state_dir: str | os.PathLike[str] | None = None, *, ladder: Ladder | N
             report = _end(table, entry, ladder) if where == HERE else _ended(entry, reason)
             claim.release(remove=report.empty)
             swept.append(Swept(entry, report))
+    ledger.remove_leftovers(folder)
     strays = _strays(table) if rejected else []
     return SweepResult(
         tuple(swept),

@@ -132,6 +132,9 @@ class ProcessTable(Protocol):
     def boot_id(self) -> str:
         """The same for as long as start times mean the same."""
 
+    def host_id(self) -> str:
+        """What tells this host from others that may share a folder with it; the same after a boot."""
+
     def namespace(self) -> Namespace | None:
         """The PID namespace of this process, if the table shows that one; None if it does not, or is not readable."""
 

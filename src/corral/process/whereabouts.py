@@ -1,7 +1,8 @@
 """Whether the processes of a record can be looked for from here, have surely ended, or neither.
 
-pids and start times mean something in one boot and one PID namespace. A folder can be shared between namespaces (a
-container that was started again, one beside it, the host), and from another one none of a record's processes is found.
+Pids and start times mean something in one boot and one PID namespace. A folder can be shared between namespaces (a
+container that was started again, one beside it, the host) and between hosts (NFS), and from another one none of a
+record's processes is found. So a boot that is not this one is an earlier boot only on the same host.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Elsewhere(NamedTuple):
 def locate(table: ProcessTable, entry: Entry) -> Whereabouts:
     """Where the processes of a record are, as far as it is known."""
     if entry.boot_id != table.boot_id():
-        return Whereabouts(ENDED, "it is of an earlier boot")
+        if entry.host_id == table.host_id():
+            return Whereabouts(ENDED, "it is of an earlier boot")
+        return _elsewhere(entry, _another_host(entry))
     own = table.namespace()
     if own is None:
         return _elsewhere(
@@ -63,8 +66,16 @@ def locate(table: ProcessTable, entry: Entry) -> Whereabouts:
     )
 
 
+def _another_host(entry: Entry) -> str:
+    if entry.host_id is None:
+        return "its record does not say which host it ran on, and it is not of this boot"
+    return (
+        f"it ran on another host ({entry.host_id}), which shares this folder or had it before: run `corral sweep` there"
+    )
+
+
 def _elsewhere(entry: Entry, why: str) -> Whereabouts:
-    out = f"If that container or namespace has ended, nothing of the job is left: remove {entry.path}"
+    out = f"If that host, container or namespace has ended, nothing of the job is left: remove {entry.path}"
     return Whereabouts(ELSEWHERE, f"{why}. {out}")
 
 
