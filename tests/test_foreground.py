@@ -1,6 +1,7 @@
 """`corral run` as people call it: in odd surroundings, and with its report where they ask for it."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def test_signals_that_were_blocked_when_it_was_started_end_the_job(number: signa
     wait_until(there.exists, 20, "the command ran")
     program.send_signal(number)
     assert service.wait_exit(program) == 128 + signal.SIGTERM
+
+
+def test_a_sentence_that_nobody_reads_does_not_change_the_status(service: Service) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = run(service, "--report", "/proc/nowhere/report", command=("sh", "-c", "exit 7"))
+    program = service.start(argv, stderr=writing)
+    os.close(writing)
+    assert service.wait_exit(program) == 7
 
 
 @pytest.mark.parametrize("files", [6, 8, 10])

@@ -77,6 +77,34 @@ async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
         assert children() <= before, "neither command nor reaper is left, dead or alive"
 
 
+async def test_a_job_that_is_ending_is_not_waited_for_to_stop(tmp_path: Path) -> None:
+    job = await Job.start(["sh", "-c", "trap '' TERM; echo; sleep 1000"], grace=60, state_dir=tmp_path)
+    assert job.stdout is not None
+    await job.stdout.readline()
+    ending = asyncio.create_task(job.end())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await job.suspend()
+    assert not ending.done()
+    await job.end(grace=0)
+    await ending
+
+
+async def test_a_reaper_that_cannot_look_stops_nobody_and_goes_on(tmp_path: Path) -> None:
+    async with await Job.start(["sleep", "1000"], state_dir=tmp_path) as job:
+        limits = resource.prlimit(job.reaper_pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(job.reaper_pid, resource.RLIMIT_NOFILE, (0, limits[1]))
+        await job.suspend()
+        assert job.report is None
+        assert truth.look(job.pid).state == "S"
+        resource.prlimit(job.reaper_pid, resource.RLIMIT_NOFILE, limits)
+        await job.suspend()
+        assert truth.look(job.pid).state == "T"
+        job.resume()
+    assert job.report is not None
+    assert job.report.verdict == "proven_empty"
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_whoever_waits_for_a_job_hears_that_its_start_has_failed(cancelled: bool, tmp_path: Path) -> None:
     """They came while there was not yet a reaper that could tell them, and there never was one."""

@@ -123,7 +123,7 @@ def test_a_record_of_another_boot_is_cleared_away_and_nothing_is_signalled(tmp_p
 
 
 @pytest.mark.parametrize("host", [{"host_id": "f" * 32}, {}], ids=["another_host", "older_version"])
-def test_a_boot_that_need_not_be_of_this_host_is_not_called_an_earlier_one(host: dict[str, str], tmp_path: Path) -> None:
+def test_a_boot_that_may_be_another_hosts_is_not_called_an_earlier_one(host: dict[str, str], tmp_path: Path) -> None:
     """A folder that several hosts share (NFS): the job may live on another one."""
     header = {name: value for name, value in HEADER.items() if name != "host_id"}
     record = Record.create(str(tmp_path), "one", {**header, **host})

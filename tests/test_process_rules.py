@@ -1,15 +1,24 @@
 """The plain functions of the process room, over generated input: reading, choosing, calling sudo, judging."""
 
+import json
 import os
+import signal
+import socket
+import subprocess
+import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.process import lifeline, mark, procfs, signals, sudo
+from corral.process.command import Command, Launch
+from corral.process.ending import Ending, Ladder
+from corral.process.reaper import Reaper
 from corral.process.report import Report, SignalCount, Survivor, judge
 from corral.process.table import Process
 from corral.process.trackers import Rows, grow
@@ -172,7 +181,7 @@ class TestWalking:
 
 
 class TestLargeTrees:
-    """What a look at 4,000 processes may cost, in seconds of CPU: seconds would come between every two rounds of KILL."""
+    """What a look at 4,000 processes may cost, in seconds of CPU: it comes between every two rounds of KILL."""
 
     SIZE, BOUND = 4000, 1.0
 
@@ -390,6 +399,116 @@ class TestLifelineMessages:
         found = decoder.feed(b"x" * (lifeline.MOST_BYTES + 1))
         assert [type(one) for one in found] == [lifeline.BadMessage]
         assert decoder.feed(b"xxx\n" + lifeline.encode({"end": {}})) == [{"end": {}}]
+
+    def test_a_message_cut_short_costs_only_itself_and_is_told_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A supervisor that was stopped, and reads on later."""
+        monkeypatch.setattr(lifeline, "_SEND_WITHIN", 0.05)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            end = lifeline.ReaperEnd(theirs.fileno())
+            large = {"report": "x" * 2_000_000}
+            assert not end.send(large)
+            assert not end.send({"notice": "lost as well"})
+            decoder, found = lifeline.Decoder(), decoded(ours)
+            assert end.send({"exited": 0})
+            found += decoded(ours)
+            monkeypatch.setattr(lifeline, "_SEND_WITHIN", 10)
+            reader = threading.Thread(target=lambda: found.append(read_until(ours, b'x"}\n')))
+            reader.start()
+            assert end.send(large)
+            reader.join(10)
+        messages = decoder.feed(b"".join(found))
+        assert [one for one in messages if isinstance(one, dict)] == [{"exited": 0}, large]
+
+    @pytest.mark.parametrize("survivors", [1, 12, 5000])
+    def test_a_report_of_survivors_fits_into_a_message_whatever_they_call_themselves(self, survivors: int) -> None:
+        class Tracker:
+            proof, blind, freezes = None, False, False
+
+            def members(self) -> list[Process]:
+                return [Process(2 + number, uid=1, start_time=1, state="D") for number in range(survivors)]
+
+            def empty(self) -> bool:
+                return False
+
+        line = "\N{LINEAR B SYLLABLE B008 A}" * 2_000_000
+
+        class Table:
+            def command(self, _pid: int) -> str:
+                return line
+
+        class Signaller:
+            counts, refusals = (), {}
+
+            def send(self, *_arguments: object, **_more: object) -> None:
+                pass
+
+        ending = Ending(cast("Any", Tracker()), cast("Any", Signaller()), cast("Any", Table()), lambda _seconds: None)
+        report = ending.run(Ladder(0, 0), cause="request", ended_by="reaper")
+        assert len(report.survivors) == survivors
+        assert all(one.command for one in report.survivors)
+        assert len(json.dumps({"report": report.to_json()})) < lifeline.MOST_BYTES
+
+    def test_a_report_that_could_not_be_sent_is_sent_again(self) -> None:
+        class Wire:
+            descriptor, sent, hears = -1, [], False
+
+            def send(self, message: dict[str, Any]) -> bool:
+                self.sent.append(message)
+                return self.hears
+
+        wire = Wire()
+        reaper = Reaper(cast("Any", wire))
+        reaper._deliver(Report("survivors", None, 1.0))
+        wire.hears = True
+        for _ in range(3):
+            reaper._tell_again()
+        assert len(wire.sent) == 2
+        assert wire.sent[0] == wire.sent[1]
+
+
+def decoded(end: socket.socket) -> list[bytes]:
+    """What can be read now."""
+    end.setblocking(False)
+    found = []
+    with suppress(BlockingIOError):
+        while data := end.recv(1 << 20):
+            found.append(data)
+    end.setblocking(True)
+    return found
+
+
+def read_until(end: socket.socket, last: bytes) -> bytes:
+    data = b""
+    while not data.endswith(last):
+        data += end.recv(1 << 20)
+    return data
+
+
+class TestStarting:
+    def test_a_child_that_has_failed_and_does_not_go_keeps_nobody_waiting(self) -> None:
+        """It was stopped after its last word, or hangs in its exit: who gives up the start is heard."""
+
+        class GivenUpError(Exception):
+            pass
+
+        def give_up(_seconds: float, _descriptor: int = -1) -> bool:
+            raise GivenUpError
+
+        request = Command(["true"], None, {}, (), None, "/", 0)
+        launch = Launch(
+            request, ignored=(), caller=sudo.Caller(), wait=give_up, forked=lambda _: None, planned=lambda _: None
+        )
+        child = subprocess.Popen(["sleep", "1000"])
+        try:
+            launch.pid = child.pid
+            signal.alarm(20)
+            with pytest.raises(GivenUpError):
+                launch._take({"error": "cwd", "message": "there is none"})
+        finally:
+            signal.alarm(0)
+            child.kill()
+            child.wait()
 
 
 class TestMark:

@@ -110,6 +110,41 @@ def test_what_hangs_in_pam_for_the_reapers_own_calls_is_not_the_jobs(
     assert driver.service.judge.alive(but=[driver.pid]) == []
 
 
+@pytest.fixture
+def hung_close(stage: Stage) -> Iterator[Callable[[], None]]:
+    """Lets the next call of sudo hang in closing its PAM session, when its program has run and it is all root's."""
+    assert stage.sudoers_file is not None
+    file = stage.sudoers_file.parent / "pam.d" / "sudo"
+    whole = file.read_text()
+    once = stage.root / "once"
+    script = stage.root / "pam-helper"
+    script.write_text(f'#!/bin/sh\n[ "$PAM_TYPE" = close_session ] && rm {once} && exec /bin/sleep {HELPER}\nexit 0\n')
+    script.chmod(0o755)
+
+    def hang() -> None:
+        once.touch()
+        file.write_text(f"session required pam_exec.so quiet seteuid {script}\n{whole}")
+
+    yield hang
+    file.write_text(whole)
+    for pid in helpers():
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_sudo_of_the_reapers_own_that_hangs_and_is_roots_is_not_the_jobs(
+    driver: Driver, person: Account, hung_close: Callable[[], None]
+) -> None:
+    hung_close()
+    driver.start_job([driver.service.python, "-c", "import time; time.sleep(1000)"], person.name, kill=1)
+    (notice,) = wait_until(lambda: driver.ask("notices"), 20, "the reaper had given up its look for the rule")
+    assert "is not known" in notice
+    report = driver.end()
+    assert helpers(), "no call of sudo hangs"
+    assert (report["verdict"], report["proof"], report["survivors"]) == ("empty_by_scan", None, []), report
+    assert any("started for calls of the reaper" in note for note in report["notes"]), report
+
+
 @pytest.mark.slow
 def test_the_reaper_reports_in_time_where_sudo_hangs_and_members_are_stopped(
     driver: Driver, person: Account, hung_pam: Callable[[int], None], planted: Callable[[Tree], Planted]

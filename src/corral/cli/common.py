@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -41,8 +42,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for pro
 
 
 def say(text: str) -> None:
-    """A sentence for the person, on standard error."""
-    typer.echo(f"corral: {text}", err=True)
+    """A sentence for the person, on standard error. Nothing depends on whether anybody is there to read it."""
+    with suppress(OSError):
+        typer.echo(f"corral: {text}", err=True)
 
 
 @app.callback(invoke_without_command=True)

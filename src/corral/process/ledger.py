@@ -217,10 +217,13 @@ def entries(state_dir: str) -> list[Entry | Rejected]:
 def remove_leftovers(state_dir: str) -> None:
     """Remove what processes that were killed while they wrote have left: half a compacted record, half a key."""
     opened = _open(state_dir)
-    for name in sorted(os.listdir(opened[0])) if opened is not None else ():
+    if opened is None:
+        return
+    folder, _ = opened
+    for name in os.listdir(folder):
         if name.endswith(_SUFFIX + _FRESH) or name.startswith(f".{_KEY_NAME}-"):
             # A writer locks it, as it does its record.
-            left = claim(os.path.join(opened[0], name))
+            left = claim(os.path.join(folder, name))
             if left is not None:
                 left.release(remove=True)
 

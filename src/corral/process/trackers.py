@@ -367,8 +367,7 @@ def ordered_by_depth(members: dict[int, Process]) -> list[Process]:
             line[above.pid] = None
             above = members.get(above.ppid)
         known = depths.get(above.pid, 0) if above is not None else 0
-        for levels, pid in enumerate(reversed(line), known + 1):
-            depths[pid] = levels
+        depths.update((pid, known + levels) for levels, pid in enumerate(reversed(line), 1))
         return depths[row.pid]
 
     return sorted((row._replace(depth=depth(row)) for row in members.values()), key=lambda row: row.depth)

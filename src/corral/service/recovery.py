@@ -53,6 +53,8 @@ async def recover(state_dir: Path, store: Store) -> SweepResult | None:
             log.error("still held by its reaper", label=held.label, account=held.user)
         for other in result.elsewhere:
             log.error("not swept", label=other.entry.label, account=other.entry.user, why=other.reason)
+        for bad in result.rejected:
+            log.error("not swept: a record cannot be believed", file=bad.path, why=bad.reason)
     swept = {one.entry.id: one.report for one in result.swept} if result is not None else {}
     await take_in_reports(state_dir, store, swept)
     return result
