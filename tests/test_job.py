@@ -78,11 +78,12 @@ async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_job_that_is_ending_is_not_waited_for_to_stop(tmp_path: Path) -> None:
-    job = await Job.start(["sh", "-c", "trap '' TERM; echo; sleep 1000"], grace=60, state_dir=tmp_path)
+    stubborn = "trap 'echo asked' TERM; echo; while :; do sleep 0.1; done"
+    job = await Job.start(["sh", "-c", stubborn], grace=60, state_dir=tmp_path)
     assert job.stdout is not None
     await job.stdout.readline()
     ending = asyncio.create_task(job.end())
-    await asyncio.sleep(0)
+    assert await job.stdout.readline() == b"asked\n"
     async with asyncio.timeout(5):
         await job.suspend()
     assert not ending.done()
