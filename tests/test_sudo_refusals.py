@@ -146,12 +146,22 @@ def test_a_sudo_of_the_reapers_own_that_hangs_and_is_roots_is_not_the_jobs(
 
 
 @pytest.mark.slow
-def test_the_reaper_reports_in_time_where_sudo_hangs_and_members_are_stopped(
-    driver: Driver, person: Account, hung_pam: Callable[[int], None], planted: Callable[[Tree], Planted]
+@pytest.mark.parametrize(
+    ("calls", "tree"),
+    [(2, "stopped"), (1, "ignores_term")],  # the command's own sudo comes through, and the look for the rule or not
+    ids=["no_call_for_cont_after_the_grace", "no_look_for_the_rule_while_ending"],
+)
+def test_the_reaper_reports_in_time_where_sudo_hangs(
+    calls: int,
+    tree: str,
+    driver: Driver,
+    person: Account,
+    hung_pam: Callable[[int], None],
+    planted: Callable[[Tree], Planted],
 ) -> None:
-    """TERM and KILL wait for one call of sudo each; none is made for CONT once the grace is over."""
-    hung_pam(2)  # The command's own sudo, and the look for the rule.
-    plan = planted(TREES["stopped"])
+    """TERM and KILL wait for one call of sudo each, and nothing else does."""
+    hung_pam(calls)
+    plan = planted(TREES[tree])
     driver.start_job(list(plan.argv), person.name, grace=0.2, kill=1)
     plan.wait_ready(driver.service.judge.alive)
     report = driver.end(timeout=60)

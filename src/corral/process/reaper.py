@@ -208,11 +208,15 @@ class Reaper:
         if plan.uid == os.getuid() or os.geteuid() == 0 or plan.sudo is None:
             return
         # Signal 0 does nothing; that kill may not send it to sudo is its own answer, and not sudo's refusal.
-        outcome = self._caller.run(sudo.kill_lines(plan.sudo, plan.user, "0", [pid])[0])
+        line = sudo.kill_lines(plan.sudo, plan.user, "0", [pid])[0]
+        try:
+            outcome = self._caller.run(line, wait=self._wait_to_start)
+        except Interrupted:
+            return  # Nothing is asked while the tree is to be ended.
         if sudo.forbids(outcome):
-            line = sudo.rule(plan.service, plan.user, sudo.KILL)
+            rule = sudo.rule(plan.service, plan.user, sudo.KILL)
             self.wire.send(
-                {"notice": f"what {plan.user} leaves running cannot be ended by force: add to sudoers: {line}"}
+                {"notice": f"what {plan.user} leaves running cannot be ended by force: add to sudoers: {rule}"}
             )
         elif sudo.refused(outcome):
             unknown = f"whether what {plan.user} leaves running can be ended by force is not known"
@@ -329,7 +333,7 @@ class Reaper:
         self._wait(seconds)
 
     def _wait_to_start(self, seconds: float, descriptor: int = -1) -> bool:
-        """The same while the command does not run yet: a reason to end the job gives up the start."""
+        """The same for what only a job that goes on needs: a reason to end it gives that up."""
         ready = self._wait(seconds, descriptor)
         if self._cause:
             raise Interrupted
