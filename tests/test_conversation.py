@@ -28,7 +28,7 @@ from corral.service import holder
 from corral.service.conversation import Conversation
 from corral.service.front import Shown
 from corral.service.holder import Announce, Begun
-from corral.service.pool import Bounds, Pool
+from corral.service.pool import Bounds, Pool, Slot
 from corral.service.store.journal import Journal
 from corral.service.store.store import Store
 from corral.service.subject import Subject
@@ -490,3 +490,25 @@ async def test_a_backend_that_dies_between_turns_is_told_of_at_once(scene: Opens
         assert one.conversation.backend is None
         one.send("and now?")
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns, "another one holds the turn")
+
+
+async def test_a_backend_whose_start_was_complete_when_its_caller_was_cancelled_is_ended(
+    scene: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(warm=False) as one:
+        current = one.conversation._holder
+        begin = current._begin
+
+        async def cancelled_at_its_end() -> tuple[Begun, Slot]:
+            begun = await begin()
+            opening.cancel()
+            return begun
+
+        monkeypatch.setattr(current, "_begin", cancelled_at_its_end)
+        opening = asyncio.create_task(current.open())
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+        await one.until(lambda: one.backends[0].over.is_set(), "it is ended")
+        monkeypatch.undo()
+        one.send("first")
+        await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns == ["first"], "another one serves")

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from corral.backends.base import Input
+from corral.config import load
+from corral.install.checks import state
+from corral.install.subjects import Subjects
 from corral.service.store.records import endings
 from tests.harness.daemon import Daemon, start, write_config
 from tests.harness.waiting import until
@@ -77,6 +80,14 @@ async def test_orphans_of_others_are_collected_and_agents_are_ended_and_proven_a
         (ended,) = daemon.logged("backend ended")
         assert (ended["verdict"], ended["proof"]) == ("proven_empty", "no_children")
         assert [line for line in daemon.log if line["level"] == "error"] == []
+
+
+def test_the_doctor_outside_takes_the_listener_for_the_service_that_it_is(tmp_path: Path) -> None:
+    with container(tmp_path) as (daemon, _):
+        config = load(tmp_path / "corral.toml")
+        (found,) = state.socket(Subjects.of(config))
+        assert (found.status, "another program" in found.detail) != ("error", True), found
+        assert daemon.socket.is_socket()
 
 
 async def test_when_the_service_is_killed_its_reapers_still_write_their_reports(tmp_path: Path) -> None:

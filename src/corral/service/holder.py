@@ -98,6 +98,7 @@ class Holder:
         except asyncio.CancelledError:
             opening.cancel()
             await asyncio.wait([opening], timeout=OPENING_TIMEOUT)
+            self._after = self._tasks.own(self._end_unwanted(opening, self._after))
             raise
         finally:
             self._opening = None
@@ -195,6 +196,16 @@ class Holder:
         except BaseException:
             self._journal.backend_not_started(self._record)
             raise
+
+    async def _end_unwanted(self, opening: asyncio.Task[tuple[Begun, Slot]], before: asyncio.Task[None] | None) -> None:
+        """End the backend of a start that was complete when its cancellation came."""
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            begun, slot = opening.result()
+            ended = await self._pool.end(begun.backend, slot)
+            await self._journal.backend_ended(self._subject, self._record, ended, "its start was cancelled")
+        if before is not None:
+            await asyncio.wait([before])
 
     async def _announced(self, job_id: str, account: str) -> None:
         self._record = await self._journal.new_backend(self._subject, account, job_id)

@@ -249,7 +249,7 @@ def _cannot_listen(place: Path, running: int | None) -> str:
     if not stat.S_ISSOCK(kind):
         return f"{place} is a file and no socket"
     listener = _listener(place)
-    if listener is None or listener == running:
+    if listener is None or _is_same(listener, running):
         return ""
     whose = f"pid {listener}" if listener else "a process that this host does not name"
     return f"{place} is another program's: {whose} listens there"
@@ -271,6 +271,17 @@ def _listener(place: Path) -> int | None:
             "3i", probe.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, struct.calcsize("3i"))
         )
     return int(pid)
+
+
+def _is_same(listener: int, running: int | None) -> bool:
+    """Whether the listener is the service that holds the lock, which wrote there the pid of its own namespace."""
+    if listener == running or (listener == 0 and running is not None):
+        return True
+    try:
+        lines = Path(f"/proc/{listener}/status").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("NSpid:") and line.split()[-1] == str(running) for line in lines)
 
 
 def file_system(place: Path) -> str:
