@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from corral.process.host import host_table
+from corral.service import instances
 from corral.service.store import database, schema
 from corral.service.store.store import Store, StoreError
 from tests.harness import namespace
@@ -243,6 +245,33 @@ async def test_a_full_disk_is_an_error_until_there_is_room(small_disk: Path) -> 
     await store.aclose()
     with connected(small_disk) as connection:
         assert connection.execute("pragma integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.cross_account
+async def test_what_closes_its_store_on_a_full_disk_holds_nothing_for_those_in_other_pid_namespaces(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await Store.open(small_disk)
+    conversation = await spoken(store)
+    assert await store.claim(conversation)
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space"):
+        ballast.write_bytes(b"x" * 2**20)
+    with pytest.raises(StoreError, match="the disk is full"):
+        await many(store)
+    await store.aclose()
+    with connected(small_disk) as connection:
+        assert connection.execute("select count(*) from instances where closed is null").fetchall() == [(1,)]
+    ballast.unlink()
+    scope = f"{host_table().boot_id()} another namespace"
+    monkeypatch.setattr(instances, "_scope", lambda _: scope)
+    other = await Store.open(small_disk)
+    assert await other.claim(conversation), "the lock that tells of a living one is released"
+    await other.cut_turns()
+    await other.cut_turns()
+    assert len(list(small_disk.glob("instance-*.lock"))) == 1, "the lock of the other store alone"
+    await other.aclose()
+    assert not list(small_disk.glob("instance-*.lock"))
 
 
 @pytest.mark.cross_account

@@ -27,24 +27,47 @@ def register(connection: sqlite3.Connection, what: str) -> str:
             (key, pid, table.start_time(pid) or 0, _scope(table), what, time.time()),
         )
     except sqlite3.Error:
-        _unlock(connection, key)
+        unlock(_folder(connection), key, left=True)
         raise
     return key
 
 
 def leave(connection: sqlite3.Connection, instance: str) -> None:
-    """The process has done with the store, whether or not it lives on."""
-    connection.execute("update instances set closed = ? where id = ?", (time.time(), instance))
-    connection.execute("update conversations set holder = null where holder = ?", (instance,))
-    _unlock(connection, instance)
+    """This process has done with the store; once that is committed, `unlock`."""
+    _remove_left_locks(connection)
+    _close(connection, instance)
+
+
+def unlock(folder: Path, instance: str, *, left: bool) -> None:
+    """Release this process's lock. Its file stays unless `left` is committed: an open entry needs it."""
+    if left:
+        with suppress(OSError):
+            (folder / _lock_name(instance)).unlink()
+    if (descriptor := _locks.pop(instance, None)) is not None:
+        os.close(descriptor)
 
 
 def bury(connection: sqlite3.Connection, but: str) -> None:
     """Write down which others have died since anybody looked, and that they hold nothing any more."""
+    _remove_left_locks(connection)
     others = connection.execute("select id from instances where closed is null and id <> ?", (but,)).fetchall()
     for (key,) in others:
         if not is_there(connection, key):
-            leave(connection, key)
+            _close(connection, key)
+
+
+def _close(connection: sqlite3.Connection, instance: str) -> None:
+    connection.execute("update instances set closed = ? where id = ?", (time.time(), instance))
+    connection.execute("update conversations set holder = null where holder = ?", (instance,))
+
+
+def _remove_left_locks(connection: sqlite3.Connection) -> None:
+    """Remove the locks of entries that an earlier transaction closed, or that never came to be."""
+    kept = {_lock_name(key) for (key,) in connection.execute("select id from instances where closed is null")}
+    for file in _folder(connection).glob(_lock_name("*")):
+        if file.name not in kept:
+            with suppress(OSError):
+                file.unlink()
 
 
 def is_there(connection: sqlite3.Connection, instance: str) -> bool:
@@ -71,8 +94,16 @@ def _scope(table: ProcessTable) -> str:
 
 
 def _lock_file(connection: sqlite3.Connection, instance: str) -> Path:
+    return _folder(connection) / _lock_name(instance)
+
+
+def _lock_name(instance: str) -> str:
+    return f"instance-{instance}.lock"
+
+
+def _folder(connection: sqlite3.Connection) -> Path:
     [file] = [file for _, name, file in connection.execute("pragma database_list") if name == "main"]
-    return Path(file).parent / f"instance-{instance}.lock"
+    return Path(file).parent
 
 
 def _make_lock(path: Path) -> int:
@@ -88,13 +119,6 @@ def _make_lock(path: Path) -> int:
         path.unlink()
         raise
     return descriptor
-
-
-def _unlock(connection: sqlite3.Connection, instance: str) -> None:
-    with suppress(OSError):
-        _lock_file(connection, instance).unlink()
-    if (descriptor := _locks.pop(instance, None)) is not None:
-        os.close(descriptor)
 
 
 def _is_locked(path: Path) -> bool:

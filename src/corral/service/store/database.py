@@ -101,8 +101,10 @@ class Database:
         if self._closing is None:
             self._order(lambda: self._transaction(work))
 
-    async def aclose(self, farewell: Work[object]) -> None:
-        """Do what was asked so far, then `farewell` as the last write, and close. Waits for FAREWELL, and no longer.
+    async def aclose(self, farewell: Work[object]) -> bool:
+        """Do what was asked so far, then `farewell` as the last write, and close; whether that was written.
+
+        Waits for FAREWELL, and no longer.
 
         It raises nothing: what could not be written at the end is what the next start finds out for itself.
         """
@@ -110,7 +112,8 @@ class Database:
             async with asyncio.timeout(FAREWELL):
                 await asyncio.shield(asyncio.wrap_future(self._close(farewell)))
         except (TimeoutError, sqlite3.Error):
-            pass
+            return False
+        return True
 
     def _close(self, farewell: Work[object]) -> concurrent.futures.Future[None]:
         if self._closing is None:

@@ -93,7 +93,8 @@ class Store:
 
     async def aclose(self) -> None:
         """Let go of everything and close; bounded, and no error. A call after it is a StoreError."""
-        await self._database.aclose(lambda connection: instances.leave(connection, self._instance))
+        left = await self._database.aclose(lambda connection: instances.leave(connection, self._instance))
+        instances.unlock(self._state_dir, self._instance, left=left)
 
     # Conversations.
 
