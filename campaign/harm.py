@@ -46,9 +46,8 @@ class Harm:
     def _judge_stopped(self) -> None:
         """Strangers' children that were stopped and left so. They are continued: their parents wait for them."""
         recyclers = {planted.who[0] for planted in self.world.planted if planted.name == RECYCLER}
-        tree = {one.pid for one in self.world.observer.look().tree}
         for seen in (truth.look(pid) for pid in truth.pids()):
-            if seen is None or seen.pid in tree or "T" not in seen.threads:
+            if seen is None or self.world.marker in seen.command or "T" not in seen.threads:
                 continue
             if seen.parent in recyclers and seen.uids[0] == self.world.slot.person.uid and self._uses_sudo():
                 self.world.find("excused", f"stopped and left so, {seen}: {WINDOW}")

@@ -147,13 +147,15 @@ def test_a_sudo_of_the_reapers_own_that_hangs_and_is_roots_is_not_the_jobs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("calls", "tree"),
-    [(2, "stopped"), (1, "ignores_term")],  # the command's own sudo comes through, and the look for the rule or not
-    ids=["no_call_for_cont_after_the_grace", "no_look_for_the_rule_while_ending"],
+    ("calls", "tree", "tracker"),
+    # The command's own sudo comes through, and the look for the rule or not.
+    [(2, "stopped", "auto"), (1, "ignores_term", "auto"), (2, "ignores_term", "portable")],
+    ids=["no_call_for_cont_after_the_grace", "no_look_for_the_rule_while_ending", "no_call_for_stop_before_the_kill"],
 )
 def test_the_reaper_reports_in_time_where_sudo_hangs(
     calls: int,
     tree: str,
+    tracker: str,
     driver: Driver,
     person: Account,
     hung_pam: Callable[[int], None],
@@ -162,7 +164,7 @@ def test_the_reaper_reports_in_time_where_sudo_hangs(
     """TERM and KILL wait for one call of sudo each, and nothing else does."""
     hung_pam(calls)
     plan = planted(TREES[tree])
-    driver.start_job(list(plan.argv), person.name, grace=0.2, kill=1)
+    driver.start_job(list(plan.argv), person.name, grace=0.2, kill=1, tracker=tracker)
     plan.wait_ready(driver.service.judge.alive)
     report = driver.end(timeout=60)
     assert (report["verdict"], report["ended_by"]) == ("survivors", "reaper"), report

@@ -199,7 +199,12 @@ class Ending:
     def _freeze(self) -> None:
         # From the root down, and again for whoever was started meanwhile: a stopped process starts nobody.
         for _ in range(_FREEZE_PASSES):
-            running = [process for process in self._without_sudo(self._tracker.members()) if not process.stopped]
+            running = [
+                process
+                for process in self._without_sudo(self._tracker.members())
+                # An account that sudo gave no answer for is not waited for again before its KILL.
+                if not process.stopped and process.uid not in self._signaller.refusals
+            ]
             if not running:
                 return
             self._signaller.send(signal.SIGSTOP, running, outermost_first=True)
