@@ -157,7 +157,7 @@ async def test_who_may_speak_for_several_says_for_whom(tmp_path: Path) -> None:
             await AttachedSeat.open(path, wire.Hello())
         with pytest.raises(RefusedError, match="it does not serve this account"):
             await AttachedSeat.open(path, wire.Hello(person="mallory"))
-        with pytest.raises(RefusedError, match="there is no engine 'gemini'"):
+        with pytest.raises(RefusedError, match="unknown engine 'gemini'"):
             await AttachedSeat.open(path, wire.Hello(person="anna", engine="gemini"))
         with pytest.raises(RefusedError, match="no earlier conversation"):
             await AttachedSeat.open(path, wire.Hello(person="anna", resume="last"))

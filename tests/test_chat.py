@@ -352,7 +352,7 @@ class TestOnATerminal:
             with house.on_screen(env) as chat:
                 await chat.prompts()
                 chat.enter("go")
-                await chat.shows("leave is asked for")
+                await chat.shows("permission requested")
                 chat.enter("maybe")
                 await chat.shows("a question is open")
                 assert not allowed.exists()

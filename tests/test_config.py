@@ -129,7 +129,7 @@ def test_what_corral_config_names_comes_before_the_own_one_and_that_before_the_s
 # What it says of one that cannot be used: one test a sentence.
 
 SERVICE_KEYS = "The keys here are: state_dir, engine, socket, shutdown, keep"
-A_TIME = 'is no time: write it like "10m", "1h30m", "90s", "500ms", "90d", or a number'
+A_TIME = 'is not a duration: write it like "10m", "1h30m", "90s", "500ms", "90d", or a number'
 A_NAME = (
     "is not allowed: a name is 1 to 64 letters (a-z, A-Z), digits, dots, underscores and hyphens, and begins with a "
     "letter or a digit"

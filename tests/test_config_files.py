@@ -23,10 +23,10 @@ def file(tmp_path: Path) -> Path:
 # The config.
 
 NO_TOML = {
-    "a = b": ", line 1, column 5: this is no TOML (Invalid value)",
-    "[service]\nengine = 'codex": ", at its end: this is no TOML (",
-    "[service]\n[service]": ", line 2, column 9: this is no TOML (Cannot declare ('service',) twice)",
-    "x = " + "9" * 5000: ": this is no TOML (",
+    "a = b": ", line 1, column 5: not valid TOML (Invalid value)",
+    "[service]\nengine = 'codex": ", at its end: not valid TOML (",
+    "[service]\n[service]": ", line 2, column 9: not valid TOML (Cannot declare ('service',) twice)",
+    "x = " + "9" * 5000: ": not valid TOML (",
 }
 
 

@@ -13,7 +13,7 @@ from corral.display import processes as view
 from corral.install import doctor
 from corral.install.attempt import attempt
 from corral.install.checks import rights
-from corral.install.doctor import Check, mending, run
+from corral.install.doctor import Check, commands_to_fix, run
 from corral.install.finding import Finding, error, ok
 from corral.install.programs import Program
 from corral.install.subjects import Subjects
@@ -57,12 +57,12 @@ class TestTheExamination:
 
     def test_each_command_that_mends_is_named_once(self) -> None:
         both = [error("a", "x", "", "one", "two"), error("b", "y", "", "two"), ok("c", "z")]
-        assert mending(both) == ["# a: x", "one", "two"]
+        assert commands_to_fix(both) == ["# a: x", "one", "two"]
 
     def test_what_others_called_a_process_stays_in_its_line(self) -> None:
         name = "pid 7: codex\x1b]0;title\x07\r\nsudo rm -rf /\u202e\x9b2J"
         found = [error("orphans", name, name, "corral sweep")]
-        assert mending(found) == ["# orphans: pid 7: codex sudo rm -rf /2J", "corral sweep"]
+        assert commands_to_fix(found) == ["# orphans: pid 7: codex sudo rm -rf /2J", "corral sweep"]
         out = io.StringIO()
         view.console(out).print(doctor.shown(found))
         assert len(out.getvalue().splitlines()) == 3

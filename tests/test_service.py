@@ -222,7 +222,7 @@ class TestConversations:
             assert (await anna.front.turns(1))[0].status == "completed"
             await pipe.front.turns(1)
             pipe.say("ask")
-            again = await pipe.front.until(lambda: pipe.front.of(ApprovalRequested)[1:], "leave is asked for again")
+            again = await pipe.front.until(lambda: pipe.front.of(ApprovalRequested)[1:], "permission requested again")
             pipe.seat.decline(again[0].approval_id)
             await pipe.front.turns(2)
             assert [end.decision for end in pipe.front.of(ApprovalClosed)] == ["accept", "decline"]
@@ -522,7 +522,7 @@ class TestCommands:
             ("/approve", "nothing is asked"),
             ("/deny", "nothing is asked"),
             ("/approve never", "say /approve"),
-            ("/engine gemini", "there is no engine 'gemini'; there are codex, claude"),
+            ("/engine gemini", "unknown engine 'gemini': choose codex, claude"),
             ("/engine", "engine: codex"),
             ("/model", "model: the agent's own choice"),
             ("/effort", "effort: the agent's own choice"),
@@ -582,7 +582,7 @@ class TestCommands:
             for line, said in (("/approve", "accept"), ("/deny", "decline")):
                 before = len(anna.front.of(TurnEnded))
                 anna.say("ask")
-                await anna.front.until(lambda: anna.seat.conversation.approvals, "leave is asked for")
+                await anna.front.until(lambda: anna.seat.conversation.approvals, "permission requested")
                 anna.do(line)
                 await anna.front.turns(before + 1)
                 assert anna.front.text.endswith(said)

@@ -80,7 +80,7 @@ async def test_a_second_signal_takes_the_patience_away(tmp_path: Path) -> None:
             daemon.wait_logged("stopping")
             daemon.signal(signal.SIGINT)
             assert daemon.wait(20) == 0
-        assert daemon.logged("asked again: no more patience")
+        assert daemon.logged("second signal: killing without waiting")
 
 
 async def test_one_line_for_each_start_turn_and_ending_and_no_words_of_people(tmp_path: Path) -> None:

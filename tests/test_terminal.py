@@ -211,7 +211,7 @@ class TestAnswers:
         with house.chat([*steps, DONE, IDLE]) as chat:
             await chat.prompts()
             chat.enter("go")
-            await chat.shows("leave is asked for: rm -r build")
+            await chat.shows("permission requested: rm -r build")
             await chat.shows("waiting for you")
             await until_keys_count()
             chat.type("s")
@@ -229,7 +229,7 @@ class TestAnswers:
             await chat.prompts()
             chat.enter("go")
             chat.type("w")
-            await chat.shows("leave is asked for")
+            await chat.shows("permission requested")
             await until_keys_count()
             chat.type("y\r")
             await chat.hears("send", "wy")
@@ -249,11 +249,11 @@ class TestAnswers:
         with house.chat([*steps, DONE, IDLE]) as chat:
             await chat.prompts()
             chat.enter("go")
-            await chat.shows("leave is asked for: first")
+            await chat.shows("permission requested: first")
             assert "second" not in chat.screen
             await until_keys_count()
             chat.type("n")
-            await chat.shows("leave is asked for: second")
+            await chat.shows("permission requested: second")
             await until_keys_count()
             chat.type("y")
             await chat.prompts()
@@ -491,7 +491,7 @@ class TestAtAService:
         with serving(tmp_path, config) as daemon, on_screen(service, argv, home, account=account) as chat:
             await chat.prompts()
             chat.enter("ask")
-            await chat.shows("leave is asked for")
+            await chat.shows("permission requested")
             await until_keys_count()
             chat.type("y")
             await chat.shows("✓ allowed")

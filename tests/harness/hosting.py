@@ -69,7 +69,7 @@ class Watcher:
         return self.of(BackendStarted)
 
     async def asked(self) -> ApprovalRequested:
-        await self.until(lambda: self.of(ApprovalRequested), "leave is asked for")
+        await self.until(lambda: self.of(ApprovalRequested), "permission requested")
         asked: ApprovalRequested = self.of(ApprovalRequested)[-1]
         return asked
 

@@ -53,7 +53,7 @@ class Approvals:
                 answer = await future
             decision = answer.decision
         except TimeoutError:
-            turn.put(Notice(f"declined, for nobody answered in {timeout:g} s: {approval.what}"))
+            turn.put(Notice(f"declined: nobody answered within {timeout:g} s: {approval.what}"))
             decision = "decline"
             return DECLINE
         else:

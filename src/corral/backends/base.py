@@ -160,7 +160,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequested:
-    """The agent waits for leave, or for answers: give them by `Backend.answer`.
+    """The agent waits for permission, or for answers: give them by `Backend.answer`.
 
     `kind` is that of the tool, or permissions, question or link; `what` is for a person. Only a question has
     `questions`. Every decision but `cancel` lets the turn go on; that stops it.

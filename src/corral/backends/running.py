@@ -301,7 +301,7 @@ class Running:
             turn.fail(self._gone)
             return
         if fault := await self.launch.folder_fault(self._folder):
-            # The process stays in a folder that is no more, even if one of the same name is made.
+            # The process stays in a folder that was removed, even if another of the same name is made.
             self._give_up(turn, fault)
             return
         name = self.kind.name

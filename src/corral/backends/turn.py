@@ -131,7 +131,7 @@ class Clock:
         self.approvals += 1
 
     def resume(self) -> None:
-        """It is closed: what a tool waited for its leave is not its running."""
+        """It is closed: the time a tool waited for permission is not its running time."""
         self.approvals -= 1
         self.last_life = time.monotonic()
         if not self.approvals:

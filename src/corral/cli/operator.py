@@ -44,7 +44,7 @@ def doctor(
     config: ConfigFile = None,
     as_json: AsJson = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Print the commands that would mend what was found. It runs none of them.")
+        bool, typer.Option("--fix", help="Print the commands that would fix what was found. It runs none of them.")
     ] = False,
 ) -> None:
     """Try everything."""
@@ -57,7 +57,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([finding.to_json() for finding in findings], indent=2))
     elif fix:
-        for command in examination.mending(findings):
+        for command in examination.commands_to_fix(findings):
             typer.echo(command)
     else:
         view.console().print(examination.shown(findings))

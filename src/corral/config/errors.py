@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ConfigError(Exception):
-    """The config cannot be used. `faults` are sentences, each of one thing to mend, with the file and the key."""
+    """The config cannot be used. `faults` are sentences, one for each thing to fix, with the file and the key."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         super().__init__("\n".join(faults))

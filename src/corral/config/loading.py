@@ -73,7 +73,7 @@ def _parse(path: Path, text: str, wrong: tuple[str, ...]) -> dict[str, Any]:
         match = _PLACE.fullmatch(str(error))
         what = match["what"] if match else str(error)
         at = f"line {match['line']}, column {match['column']}" if match and match["line"] else "at its end"
-        fault = f"{path}, {at}: this is no TOML ({what}): texts stand in quotes, and each key once, on its own line"
+        fault = f"{path}, {at}: not valid TOML ({what}): texts stand in quotes, and each key once, on its own line"
     raise ConfigError((*wrong, fault))
 
 

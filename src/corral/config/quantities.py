@@ -27,7 +27,7 @@ def seconds(written: object) -> float:
     total = _seconds(written)
     if total is None:
         raise ValueError(
-            f'{shown(written)} is no time: write it like "10m", "1h30m", "90s", "500ms", "90d", or a number'
+            f'{shown(written)} is not a duration: write it like "10m", "1h30m", "90s", "500ms", "90d", or a number'
         )
     if not 0 < total <= LONGEST:
         raise ValueError(

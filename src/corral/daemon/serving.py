@@ -135,7 +135,7 @@ class Serving:
         if self._signals == 1:
             log.info("stopping", signal=signal.Signals(number).name)
         if self._signals > 1:
-            log.warning("asked again: no more patience", signal=signal.Signals(number).name)
+            log.warning("second signal: killing without waiting", signal=signal.Signals(number).name)
             self._tasks.own(self._service.hurry())
 
     def _reload(self) -> None:

@@ -83,7 +83,7 @@ def request(event: ApprovalRequested, *, keys: str) -> RenderableType:
     if event.questions:
         lines = [Text(f"  {question(one)}") for one in event.questions]
         return Group(Text.assemble(("the agent asks: ", "bold yellow"), what), *lines)
-    return Text.assemble(("leave is asked for: ", "bold yellow"), what, (f"  [{keys}]", "bold"))
+    return Text.assemble(("permission requested: ", "bold yellow"), what, (f"  [{keys}]", "bold"))
 
 
 def question(one: Question) -> str:

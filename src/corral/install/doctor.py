@@ -45,7 +45,7 @@ def examine(path: Path | None, *, seconds: float = WHOLE) -> list[Finding]:
     try:
         config = load(path)
     except ConfigError as problem:
-        wrong = [error("config", fault, "mend it: the checks of people need it") for fault in problem.faults]
+        wrong = [error("config", fault, "fix it: the checks of people need it") for fault in problem.faults]
         return [*wrong, *run(_of_the_machine(), seconds)]
     found = [ok("config", f"{config.path}: {config.head_count}")]
     # What the host tells of it is in the checks of people.
@@ -75,8 +75,8 @@ def run(checks: Sequence[Check], seconds: float = WHOLE) -> list[Finding]:
     return found
 
 
-def mending(findings: Sequence[Finding]) -> list[str]:
-    """The commands that would mend what was found, each once, below what they are for."""
+def commands_to_fix(findings: Sequence[Finding]) -> list[str]:
+    """The commands that would fix what was found, each once, below what they are for."""
     lines: list[str] = []
     for finding in findings:
         if new := [command for command in finding.fix if command not in lines]:

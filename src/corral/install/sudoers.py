@@ -42,7 +42,7 @@ _PLACES_OF_VISUDO = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/opt/homebrew/sbin
 
 
 class SudoersError(Exception):
-    """There are no rules for this config. `faults` are sentences, each of one thing to mend."""
+    """There are no rules for this config. `faults` are sentences, one for each thing to fix."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -167,12 +167,12 @@ def _programs(
             continue
         where = "is no program that is there" if "/" in command[0] else f"was not found on sudo's path, {path}"
         sentence = f"{_shown(command[0])} {where}"
-        mend = f"install it, or set command below [engines.{engine}] to its full path, and write the rules again"
+        remedy = f"install it, or set command below [engines.{engine}] to its full path, and write the rules again"
         if any(config.engine_of(person) == engine for person in people):
             names = ", ".join(person.name for person in people if config.engine_of(person) == engine)
-            faults.append(f"{sentence}, and {names} would begin with it: {mend}")
+            faults.append(f"{sentence}, and {names} would begin with it: {remedy}")
         else:
-            notices.append(f"{sentence}, and has no rule: {mend}, if anybody is to use it")
+            notices.append(f"{sentence}, and has no rule: {remedy}, if anybody is to use it")
     return found
 
 

@@ -288,7 +288,7 @@ def _fork() -> int:
 
 
 def _become(command: Command, ignored: Collection[int], telling: int, going: int) -> NoReturn:
-    """The child: find out what the command needs, wait for leave to go on, and become it."""
+    """The child: find out what the command needs, wait for the reaper's word, and become it."""
     try:
         signal.set_wakeup_fd(-1)
         # Python ignores two of these, and what is ignored stays so over exec. The others have the reaper's handlers.

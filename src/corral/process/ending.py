@@ -74,7 +74,7 @@ class Ending:
         self._notes = notes if notes is not None else []
 
     def hurry(self, grace: float) -> None:
-        """Shorten a grace that is running: whoever asks last with less patience is heard."""
+        """Shorten a grace that is running. A later caller may shorten it, never lengthen it."""
         self._grace_ends = min(self._grace_ends, time.monotonic() + grace)
 
     def run(self, ladder: Ladder, *, cause: str, ended_by: str) -> Report:

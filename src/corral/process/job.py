@@ -148,7 +148,7 @@ class Job:
         resource_limits.check(limits or {})
         job_id = job_id or ledger.new_id()
         if not ledger.is_id(job_id):
-            raise StartError("invalid", f"{job_id!r} is no job's id: use ledger.new_id()")
+            raise StartError("invalid", f"{job_id!r} is not a job id: use ledger.new_id()")
         job = cls(job_id, Ladder(grace, kill), folder, report_path, marks.choose())
         if notice:
             job.notices.append(notice)

@@ -395,5 +395,5 @@ def _create_locked(path: str) -> int:
 def _cannot_write(folder: str, error: OSError) -> str:
     return (
         f"the ledger {folder} cannot be written ({error.strerror}): without a record, a tree could not be found again "
-        f"after a crash. Make room or mend it, or name another folder with --state-dir"
+        f"after a crash. Make room or fix it, or name another folder with --state-dir"
     )

@@ -43,7 +43,7 @@ class Decoder:
         self._skipping = False
 
     def feed(self, data: bytes) -> list[dict[str, Any] | BadMessage]:
-        """The messages that are whole now. What is no message is returned as such, and costs only itself."""
+        """The messages that are whole now. What is not a message is returned as such, and costs only itself."""
         first, *others = data.split(b"\n")
         found: list[dict[str, Any] | BadMessage] = []
         self._hold(first, found)

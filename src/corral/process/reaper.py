@@ -242,7 +242,7 @@ class Reaper:
     def _on_term(self, _number: int, _frame: object) -> None:
         self._poked = True
         if self._cause:
-            # Asked twice: no more patience.
+            # The second request: kill without waiting.
             self._hurry(0.0)
         self._cause = self._cause or "signal"
 
@@ -344,7 +344,7 @@ class Reaper:
             if isinstance(request := message.get("end"), dict):
                 grace = request.get("grace")
                 if isinstance(grace, (int, float)) and grace >= 0:
-                    # The first caller may ask for more patience than the job was started with; later ones for less.
+                    # The first caller may lengthen the grace of the start; a later one may only shorten it.
                     patience = min(grace, self._ladder.grace) if self._cause else grace
                     self._ladder = self._ladder._replace(grace=float(patience))
                     self._hurry(float(grace))

@@ -231,7 +231,7 @@ class _Client:
         """What a new conversation is about. Raises LookupError for an engine that there is not."""
         engine = hello.engine or self.service.config.engine_of(self.service.person(person))
         if engine not in self.service.engines:
-            raise LookupError(f"there is no engine {engine!r}; there are {', '.join(self.service.engines)}")
+            raise LookupError(f"unknown engine {engine!r}: choose {', '.join(self.service.engines)}")
         return Subject(person, engine, "", hello.model)
 
     def _greet(self, welcome: Welcome) -> None:

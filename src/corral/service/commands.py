@@ -176,7 +176,7 @@ def engine(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answe
     if not argument:
         return Reply(f"engine: {subject.engine}; there are {', '.join(known)}", "engine")
     if argument not in known:
-        return f"there is no engine {argument!r}; there are {', '.join(known)}"
+        return f"unknown engine {argument!r}: choose {', '.join(known)}"
     if argument == subject.engine:
         return f"it is {argument} already"
     return _then(at.move(at.subject(engine=argument)), f"the next message begins a conversation with {argument}")

@@ -168,7 +168,7 @@ class Service:
         return person
 
     def refuses(self, person: str) -> str:
-        """Why this person is heard no more; empty while they are."""
+        """Why this person's calls are refused; empty while they are served."""
         if self._closing:
             return self._closing
         return "" if self._config.person(person) else "you are not known here any more"

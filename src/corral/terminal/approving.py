@@ -1,4 +1,4 @@
-"""Asking the person for leave: the next key, or the next line that is an answer, answers the oldest question."""
+"""Asking the person for permission: the next key, or the next line that is an answer, answers the oldest question."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Screen:
     """A prompt_toolkit application that never makes the event loop wait for the terminal."""
 
     def __init__(self, output: Output, layout: Layout, keys: KeyBindingsBase, on_gone: Callable[[], None]) -> None:
-        """`on_gone`: the terminal is no more, or the drawing broke."""
+        """`on_gone`: the terminal is gone, or drawing failed."""
         self._output = output
         self._on_gone = on_gone
         self._rendered = StringIO()

@@ -122,7 +122,7 @@ class Stay:
         self._interrupts = 0
 
     def closed(self, reason: str) -> None:
-        """The seat is no more."""
+        """The seat is closed."""
         self.reason = reason
         self._closed.set()
         self.leave(FAILED if reason else 0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STREAM_JSON = (
     *("--print", "--verbose", "--include-partial-messages"),
     *("--input-format", "stream-json", "--output-format", "stream-json"),
-    # Whatever needs leave is asked for over the pipe.
+    # What needs permission is asked for over the pipe.
     *("--permission-prompt-tool", "stdio"),
 )
 

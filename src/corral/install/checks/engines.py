@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.install.attempt import SECONDS, Attempt, attempt
-from corral.install.checks.rights import mend
+from corral.install.checks.rights import commands_to_fix
 from corral.install.finding import Finding, Findings, error, ok, skip, warn
 from corral.install.programs import commands
 from corral.install.subjects import Subjects
@@ -50,7 +50,7 @@ def engine(subjects: Subjects, person: Person, name: str) -> Findings:
         by_hand = f"{_through(subjects, person)}{shlex.join(program.command)} --version"
         todo = "`corral sudoers` writes all rules that are needed" if rule else f"see more of it: {by_hand}"
         say = error if needed else warn
-        yield say(label, fault, todo, *(mend(subjects) if rule else ()))
+        yield say(label, fault, todo, *(commands_to_fix(subjects) if rule else ()))
         return
     version = _version(tried.words)
     shown = ".".join(map(str, version)) or "an unknown version"
@@ -219,7 +219,7 @@ def _dropped(label: str, subjects: Subjects, sudo: str, person: Person, program:
         label,
         f"sudo drops {', '.join(dropped)}: agents start without",
         f"add to sudoers: {calls.keep_line(program.path, names)}",
-        *mend(subjects),
+        *commands_to_fix(subjects),
     )
 
 

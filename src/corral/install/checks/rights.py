@@ -135,11 +135,11 @@ def kill(subjects: Subjects, account: str) -> Findings:
         label,
         f"what {account} leaves running cannot be ended{names}: {words[-1] if words else 'sudo refuses'}",
         f"add to sudoers, all of it: {_rule(subjects.service, account)}",
-        *mend(subjects),
+        *commands_to_fix(subjects),
     )
 
 
-def mend(subjects: Subjects) -> tuple[str, ...]:
+def commands_to_fix(subjects: Subjects) -> tuple[str, ...]:
     """The commands that install the rules. The draft lies where nobody but root could change it before it is read."""
     config = ["--config", str(subjects.config.path)] if subjects.config.path else []
     written = f"sudo -u {shlex.quote(subjects.service)} {shlex.join(['corral', 'sudoers', *config])} > {_DRAFT}"

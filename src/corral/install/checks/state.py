@@ -95,7 +95,7 @@ def folder(subjects: Subjects) -> Findings:
         )
     if fault := _cannot_be_written(place):
         wrong = True
-        yield error(label, f"{place} cannot be written: {fault}", "make room, or mend its owner and mode")
+        yield error(label, f"{place} cannot be written: {fault}", "make room, or fix its owner and mode")
     if (kind := file_system(place)) in _REMOTE:
         wrong = True
         yield warn(

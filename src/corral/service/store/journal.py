@@ -103,7 +103,7 @@ class Journal:
         )
 
     async def asked(self, event: ApprovalRequested) -> None:
-        """The agent asks for leave."""
+        """The agent asks for permission."""
         if self._turn:
             await self._written(self._store.approval_asked(self._turn, event.approval_id, event.kind, event.what), None)
 

@@ -238,7 +238,7 @@ class Store:
     # Approvals.
 
     async def approval_asked(self, turn: str, approval_id: str, kind: str, what: str) -> None:
-        """The agent asks for leave. An id that comes again in the same turn is a new question in place of the old."""
+        """The agent asks for permission. An id that comes again in the same turn replaces the earlier question."""
         await self._do(
             "insert or replace into approvals (turn, approval, kind, what, asked) values (?, ?, ?, ?, ?)",
             (turn, approval_id, kind, what[:MOST_ASKED], time.time()),
