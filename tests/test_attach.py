@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pwd
+import re
 import socket
 import stat
 import threading
@@ -22,6 +23,7 @@ from corral.remote.client import LET_GO, AttachedSeat, RefusedError, end_person
 from corral.remote.peers import speakers
 from corral.remote.server import MOST_CONNECTIONS, MOST_OF_ACCOUNT, SocketError, SocketServer
 from corral.service import conversation
+from corral.service.commands import NOT_A_NAME
 from tests.harness.hosting import Host, Watcher, configured, hosting
 from tests.harness.waiting import until
 
@@ -395,6 +397,34 @@ async def test_what_is_not_a_call_is_no_error_of_the_service(tmp_path: Path, mon
             assert await asyncio.wait_for(reader.read(), 10) == b""
             writer.close()
             assert logged == told
+
+
+@pytest.mark.parametrize("model", ["a\0b", "x" * 100_000], ids=["NUL", "long"])
+async def test_a_model_that_no_command_line_can_hold_is_refused_as_by_the_command(model: str, tmp_path: Path) -> None:
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        with pytest.raises(RefusedError, match=re.escape(NOT_A_NAME)):
+            await AttachedSeat.open(path, wire.Hello(person="anna", engine="claude", model=model))
+
+
+async def test_a_connection_that_is_closed_with_much_unread_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FLUSH_TIMEOUT", 0.2)
+    failed: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failed.append(str(context)))
+    async with hosting(configured(tmp_path)) as host, listening(host) as path:
+        with pytest.raises(RefusedError, match="there is no conversation"):
+            await AttachedSeat.open(path, wire.Hello(person="anna", resume="x" * 3_000_000))
+        async with attached(path) as anna:
+            (seat,) = host.service.seats
+            seat.show(Notice("x" * 3_000_000))
+            seat.close("it is over")
+            await anna.until(lambda: anna.closed_with, "it is closed")
+        fired = loop.create_future()
+        loop.call_later(0.3, fired.set_result, None)  # later than what would end the connection
+        await fired
+    assert failed == []
 
 
 @pytest.mark.cross_account

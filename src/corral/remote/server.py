@@ -18,6 +18,7 @@ import structlog
 from corral.backends.base import Answer, Input
 from corral.remote import wire
 from corral.remote.peers import Speakers, peer_uid, speakers
+from corral.service import commands
 from corral.service.front import to_json
 from corral.service.service import AccessError
 from corral.service.subject import Subject
@@ -138,8 +139,10 @@ class SocketServer:
             try:
                 async with asyncio.timeout(FLUSH_TIMEOUT):
                     await writer.wait_closed()
-            except OSError:  # a TimeoutError too: a client that does not read would keep the descriptor, uncounted
+            except TimeoutError:  # a client that does not read would keep the descriptor, uncounted
                 writer.transport.abort()
+            except OSError:  # it is lost already; to abort it then is an error of asyncio's
+                pass
 
 
 @dataclass(eq=False)
@@ -152,6 +155,8 @@ class _Client:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     gone: bool = False
+    aborting: asyncio.TimerHandle | None = None
+    """Ends the connection after `closed`, unless its end is seen before."""
     seat: LocalSeat | None = None
 
     @property
@@ -184,12 +189,14 @@ class _Client:
             return
         except LookupError as error:
             self.closed(str(error.args[0]))
+            self._stop_aborting()  # nothing is read any more: `_serve` bounds the rest
             return
         log.info("attached", person=person, uid=self.uid)
         self.recheck()  # the configuration may have changed meanwhile
         try:
             await self._take_calls(seat)
         finally:
+            self._stop_aborting()
             if not self.gone:
                 seat.detach()
             await seat.settle(FLUSH_TIMEOUT)
@@ -212,8 +219,10 @@ class _Client:
         try:
             async with asyncio.timeout(STALL_TIMEOUT):
                 await self.writer.drain()
-        except (TimeoutError, OSError):
+        except TimeoutError:
             self.writer.transport.abort()
+        except OSError:  # it is lost already
+            pass
 
     def idle(self) -> None:
         self._write({"event": "idle"})
@@ -223,15 +232,21 @@ class _Client:
         self._write({"event": "closed", "reason": reason})
         self.writer.close()
         # Until it has read that, the client's end is not seen, and `_take_calls` waits for it.
-        asyncio.get_running_loop().call_later(FLUSH_TIMEOUT, self.writer.transport.abort)
+        self.aborting = asyncio.get_running_loop().call_later(FLUSH_TIMEOUT, self.writer.transport.abort)
 
     # How.
 
+    def _stop_aborting(self) -> None:
+        if self.aborting is not None:
+            self.aborting.cancel()
+
     def _subject(self, person: str, hello: wire.Hello) -> Subject:
-        """What a new conversation is about. Raises LookupError for an engine that there is not."""
+        """What a new conversation is about. Raises LookupError for an unknown engine or a bad model name."""
         engine = hello.engine or self.service.config.engine_of(self.service.person(person))
         if engine not in self.service.engines:
             raise LookupError(f"unknown engine {engine!r}: choose {', '.join(self.service.engines)}")
+        if hello.model is not None and not commands.is_name(hello.model):
+            raise LookupError(commands.NOT_A_NAME)
         return Subject(person, engine, "", hello.model)
 
     def _greet(self, welcome: Welcome) -> None:

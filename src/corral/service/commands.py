@@ -137,7 +137,7 @@ def model(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answer
         backend = at.conversation.backend
         now = subject.model or (backend.started.model if backend is not None else "") or "the agent's own choice"
         return Reply(f"model: {now}. /model NAME chooses another, /model default the agent's own", "model")
-    if not _is_name(argument):
+    if not is_name(argument):
         return NOT_A_NAME
     subject.model = _choice(at, argument, subject.model, "model")
     return _then(at.conversation.keep_choices(), f"from the next turn on: {subject.model or 'the default model'}")
@@ -149,13 +149,13 @@ def effort(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answe
     if not argument:
         now = subject.effort or "the agent's own choice"
         return Reply(f"effort: {now}. /effort low, medium, high or whatever the model knows; /effort default", "effort")
-    if not _is_name(argument):
+    if not is_name(argument):
         return NOT_A_NAME
     subject.effort = _choice(at, argument, subject.effort, "effort")
     return _then(at.conversation.keep_choices(), f"from the next turn on: {subject.effort or 'the default'} effort")
 
 
-def _is_name(argument: str) -> bool:
+def is_name(argument: str) -> bool:
     """Whether it can be handed to an engine, which knows the names: the first of them on its command line."""
     return len(argument) <= LONGEST_NAME and argument.isprintable()
 
