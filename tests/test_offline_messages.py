@@ -216,7 +216,7 @@ class TestByPlainHttp:
             async with asyncio.timeout(10):
                 await reader.readuntil(b"wait")
                 writer.transport.abort()  # a reset, as Claude Code does when it is interrupted
-                await asyncio.wait(set(model._connections))
+                await model._connections.settle(10)
         assert not faults
 
 

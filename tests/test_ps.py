@@ -16,8 +16,10 @@ from tests.harness import truth
 from tests.harness.driving import Driver, freeze
 from tests.harness.service import Service
 from tests.harness.trees import TREES, Planted, Tree
+from tests.harness.waiting import wait_until
 
 Plant = Callable[[Tree], Planted]
+PERSON = "[[people]]\nname = 'a'\n"
 KEYS = {"id", "label", "state", "reason", "user", "command", "started", "reaper", "tree"}
 PROCESS_KEYS = {"pid", "ppid", "depth", "user", "state", "start_time", "rss", "command"}
 
@@ -197,7 +199,7 @@ class TestWhoseJobs:
         env = self.config(service, 0, 0o600, "[[people]]\nname = 'a'\n")
         done = service.run(service.corral(command), env=env)
         assert done.returncode == 0
-        whose = f"corral: {service.account.name}'s own state folder is meant, not the service's: /"
+        whose = f"corral: this shows only {service.account.name}'s own records, not the service's: /"
         assert done.stderr.startswith(whose)
         assert "may not read it" in done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -210,6 +212,34 @@ class TestWhoseJobs:
         done = service.run(service.corral(command), env=env)
         assert (done.returncode, done.stdout) == (1, "")
         assert "did you mean name?" in done.stderr
+
+    @pytest.mark.parametrize("command", ["ps", "sweep"])
+    def test_beside_the_services_jobs_it_knows_those_of_this_accounts_own_folder(
+        self, service: Service, command: str
+    ) -> None:
+        env = self.config(
+            service, service.account.uid, 0o600, f"[service]\nstate_dir = '{service.folder}/served'\n{PERSON}"
+        )
+        supervisor = service.start(service.corral("run", "--", "sleep", "1000"), env=env)
+
+        def tree() -> list[dict[str, Any]]:
+            done = service.run(service.corral("ps", "--json"), env=env)
+            assert done.returncode == 0, done.stderr
+            return [job for job in json.loads(done.stdout)["jobs"] if job["tree"]]
+
+        (job,) = wait_until(tree, 20, "ps shows the job of `corral run`")
+        if command == "sweep":
+            os.kill(job["reaper"], signal.SIGSTOP)
+            supervisor.kill()
+            os.kill(job["reaper"], signal.SIGKILL)
+            supervisor.wait(10)
+            done = service.run(service.corral("sweep"), env=env)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert job["id"] in done.stdout
+        else:
+            supervisor.terminate()
+            supervisor.wait(10)
+        service.wait_empty()
 
 
 @pytest.mark.slow

@@ -75,11 +75,28 @@ def state_folder(state_dir: Path | None, config: Path | None) -> Path | None:
         if config is None and not _is_own(chosen):
             # A person's own jobs are not the service's, whose config they may not read. An operator must be told that
             # "no live jobs" says nothing of the service.
-            say(f"{account_name(os.geteuid())}'s own state folder is meant, not the service's: {error.faults[0]}")
+            say(f"this shows only {account_name(os.geteuid())}'s own records, not the service's: {error.faults[0]}")
             return None
         for fault in error.faults:
             say(fault)
         raise typer.Exit(1) from None
+
+
+def state_folders(state_dir: Path | None, config: Path | None) -> list[Path]:
+    """The folders whose jobs are meant: the one named, else the config's and this account's own.
+
+    The service keeps its jobs in the config's folder; `corral run` and the library keep theirs in the account's own.
+    Exits as `state_folder` does.
+    """
+    from corral.process import default_state_dir
+
+    chosen = state_folder(state_dir, config)
+    own = Path(default_state_dir())
+    if chosen is None:
+        return [own]
+    if state_dir is not None or config is not None:
+        return [chosen]
+    return list(dict.fromkeys([chosen.absolute(), own.absolute()]))
 
 
 def _is_own(config: Path) -> bool:

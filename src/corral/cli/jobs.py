@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from corral.cli.common import AsJson, ConfigFile, StateDir, app, say, state_folder
+from corral.cli.common import AsJson, ConfigFile, StateDir, app, say, state_folder, state_folders
 
 # click's own, or the copy of it that newer typers carry.
 _USAGE_ERROR: type[BaseException] = typer.BadParameter.__bases__[0]
@@ -107,11 +107,14 @@ def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = 
     from corral.process import LedgerError, live_jobs
     from corral.process.host import host_table
 
+    jobs = []
     try:
-        jobs = live_jobs(state_folder(state_dir, config))
+        for folder in state_folders(state_dir, config):
+            jobs += live_jobs(folder)
     except LedgerError as error:
         say(str(error))
         raise typer.Exit(1) from None
+    jobs.sort(key=lambda job: job.entry.started)
     if as_json:
         typer.echo(json.dumps({"jobs": [job.to_json(host_table()) for job in jobs]}, indent=2))
     else:
@@ -161,18 +164,25 @@ def sweep(
         raise typer.Exit(adopting.run(user, state_folder(state_dir, config), end=end, as_json=as_json))
     if adopt or user or end:
         raise typer.BadParameter("--adopt and --user NAME belong together, and --end to both")
-    from corral.process import LedgerError
+    from corral.process import LedgerError, SweepResult
     from corral.process import sweep as end_what_is_left
 
-    try:
-        result = end_what_is_left(state_folder(state_dir, config))
-    except LedgerError as error:
-        say(str(error))
-        raise typer.Exit(1) from None
+    results: list[SweepResult] = []
+    failed = False
+    for folder in state_folders(state_dir, config):
+        try:
+            results.append(end_what_is_left(folder))
+        except LedgerError as error:
+            say(str(error))
+            failed = True
+    if not results:
+        raise typer.Exit(1)
+    result = SweepResult.merged(results)
+    clean = result.clean and not failed
     if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=2))
-    else:
+        typer.echo(json.dumps({**result.to_json(), "clean": clean}, indent=2))
+    elif any(result) or not failed:  # "nothing to sweep" is not known of a ledger that cannot be used
         from corral.display import processes as view
 
         view.console().print(view.swept(result))
-    raise typer.Exit(0 if result.clean else 1)
+    raise typer.Exit(0 if clean else 1)

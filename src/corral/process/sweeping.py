@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -53,6 +53,20 @@ class SweepResult(NamedTuple):
     """Jobs of another PID namespace, or of an unknown one; they were left alone, and so were their records."""
     blind: bool = False
     """Where files were rejected: whether processes may be hidden, so that there may be strays that were not seen."""
+
+    @classmethod
+    def merged(cls, results: Sequence[SweepResult]) -> SweepResult:
+        """The results of sweeps of several ledgers, as one."""
+        return cls(
+            swept=tuple(one for result in results for one in result.swept),
+            live=tuple(one for result in results for one in result.live),
+            held=tuple(one for result in results for one in result.held),
+            rejected=tuple(one for result in results for one in result.rejected),
+            # Strays are looked for in the whole process table: two sweeps may see the same ones.
+            strays=tuple({one.identity: one for result in results for one in result.strays}.values()),
+            elsewhere=tuple(one for result in results for one in result.elsewhere),
+            blind=any(result.blind for result in results),
+        )
 
     @property
     def clean(self) -> bool:
