@@ -231,7 +231,7 @@ class TestOverPipes:
                 chat.send(line)
                 await chat.count("notice", before + 1)
             unknown, help_text, status = [event["message"] for event in chat.named("notice")][-3:]
-            assert "there is no command /nonsense" in unknown
+            assert "unknown command /nonsense" in unknown
             assert "/help" in unknown
             assert "/restart" in help_text
             thread = chat.named("backend_started")[0]["conversation"]

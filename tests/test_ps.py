@@ -204,6 +204,15 @@ class TestWhoseJobs:
         assert "may not read it" in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
+    @pytest.mark.cross_account
+    def test_a_chat_that_may_not_read_the_services_config_says_that_no_service_is_there(self, service: Service) -> None:
+        done = service.run(service.corral("chat"), env=self.config(service, 0, 0o600, PERSON))
+        assert done.returncode == 1
+        first, second, third = done.stderr.splitlines()
+        assert first.startswith("corral: no service can be reached: there is no socket at /run/corral/corral.sock")
+        assert "may not read it" in second
+        assert "corral chat --user" in third
+
     @pytest.mark.parametrize("command", ["ps", "sweep"])
     def test_with_a_fault_in_its_own_config_it_does_not_say_that_nothing_is_left(
         self, service: Service, command: str

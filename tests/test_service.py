@@ -518,7 +518,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("line", "words"),
         [
-            ("/nonsense", "there is no command /nonsense"),
+            ("/nonsense", "unknown command /nonsense"),
             ("/approve", "nothing is asked"),
             ("/deny", "nothing is asked"),
             ("/approve never", "say /approve"),

@@ -72,7 +72,7 @@ def state_folder(state_dir: Path | None, config: Path | None) -> Path | None:
     try:
         return load(chosen).service.state_dir
     except ConfigError as error:
-        if config is None and not _is_own(chosen):
+        if config is None and not is_own(chosen):
             # A person's own jobs are not the service's, whose config they may not read. An operator must be told that
             # "no live jobs" says nothing of the service.
             say(f"this shows only {account_name(os.geteuid())}'s own records, not the service's: {error.faults[0]}")
@@ -99,7 +99,7 @@ def state_folders(state_dir: Path | None, config: Path | None) -> list[Path]:
     return list(dict.fromkeys([chosen.absolute(), own.absolute()]))
 
 
-def _is_own(config: Path) -> bool:
+def is_own(config: Path) -> bool:
     """Whether this account is the one that the config is for."""
     if os.environ.get("CORRAL_CONFIG", ""):
         return True

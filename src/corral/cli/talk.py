@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from corral.cli.common import ConfigFile, app, say
+from corral.cli.common import ConfigFile, app, is_own, say
 
 
 class Engine(StrEnum):
@@ -114,9 +114,10 @@ def chat(
     from corral.backends.claude import Claude, find_claude
     from corral.backends.codex import Codex, find_codex
     from corral.backends.engine import EngineKind
-    from corral.config import ConfigError
+    from corral.config import ConfigError, find
     from corral.demo import offline as offline_model
     from corral.process import default_state_dir
+    from corral.remote.addresses import SYSTEM_SOCKET
     from corral.remote.wire import Hello
     from corral.terminal import terminal
     from corral.terminal.venues import OUTSIDE, Own, chosen
@@ -142,6 +143,13 @@ def chat(
         if not any((user, approval, sandbox, state_dir)):
             venue = chosen(config, Hello(person=person, resume=resume, engine=named, model=model), own)
     except ConfigError as error:
+        found = find()
+        if config is None and found is not None and not is_own(found):
+            # A person's way to the service is its socket; its config is none of their business.
+            say(
+                f"no service can be reached: there is no socket at {SYSTEM_SOCKET}; ask its operator to start it, or"
+                " where its socket is (the variable CORRAL_SOCKET names another one)"
+            )
         for fault in error.faults:
             say(fault)
         say(OUTSIDE)

@@ -97,7 +97,10 @@ def _under_another_account(folder: Path, tell: Tell) -> Place | None:
         command = _codex_for(user, folder, tell)
         if python and command:
             return Place(user, command, python, folder)
-        why = f"{user} may start {'no Python' if command else 'no codex'} of this machine"
+        if not command and not _codexes():
+            return None  # the same holds under this account, where it is said
+        what = "Python" if command else "codex"
+        why = f"{user} can start no {what} that is installed here"
     tell(f"Codex runs under this account and not under another: {why}.")
     return None
 

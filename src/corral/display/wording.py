@@ -56,7 +56,7 @@ def started(event: BackendStarted) -> RenderableType:
     parts = [event.engine, event.model, f"as {event.user}", f"pid {event.pid}"]
     if event.conversation:
         parts.append(f"conversation {event.conversation}")
-    more = ", gone on with" if event.resumed else ""
+    more = ", resumed" if event.resumed else ""
     return Text(" · ".join(harmless(part) for part in parts if part) + more, "dim")
 
 

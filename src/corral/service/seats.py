@@ -81,7 +81,7 @@ class LocalSeat:
             return
         command, name, argument = commands.find(line)
         if command is None:
-            self.tell(f"there is no command {name}: /help lists them, and // sends the agent a line that begins with /")
+            self.tell(f"unknown command {name}: /help lists all; begin a line with // to send it to the agent")
             return
         answered = command.act(self, argument)
         if isinstance(answered, Coroutine):

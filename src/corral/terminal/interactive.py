@@ -37,7 +37,7 @@ LIVE_LINES = 8
 SURPRISE = 0.4  # seconds after a question in which a key was meant for something else
 KEYS = """\
 Enter sends; Alt-Enter and Ctrl-J begin a new line; Ctrl-R searches what you typed before.
-Ctrl-C stops the turn, for the second time it leaves; Ctrl-D on an empty line leaves, and so does /quit."""
+Ctrl-C stops the turn, and pressed again leaves; so do Ctrl-D on an empty line, and /quit."""
 QUIT_HELP = CommandHelp("/quit", "", "end the agent and leave")
 
 
