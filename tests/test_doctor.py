@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from corral.cli import app
+from corral.install import doctor
 from corral.install.checks import state
 from corral.install.finding import Finding
 from tests.harness import sudoers
@@ -264,6 +267,12 @@ class TestAcrossAccounts:
         assert f"sudo -u {clinic.service.account.name} chmod 0700 {clinic.state_dir}" in lines
         assert all(line.startswith(("# ", "sudo ", "corral ")) for line in lines)
         assert clinic.state_dir.stat().st_mode & 0o777 == 0o755
+
+    def test_without_a_command_to_print_fix_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "examine", lambda _config: [Finding("login", "warn", "not logged in", "log in")])
+        done = CliRunner().invoke(app, ["doctor", "--fix"])
+        assert (done.exit_code, done.stdout) == (0, "")
+        assert done.stderr.startswith("corral: no command is needed, or none is known")
 
     def test_people_get_a_line_each_and_what_to_do_below(self, clinic: Clinic, install: Callable[[str], None]) -> None:
         install("")

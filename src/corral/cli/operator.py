@@ -57,8 +57,11 @@ def doctor(
     if as_json:
         typer.echo(json.dumps([finding.to_json() for finding in findings], indent=2))
     elif fix:
-        for command in examination.commands_to_fix(findings):
+        commands = examination.commands_to_fix(findings)
+        for command in commands:
             typer.echo(command)
+        if not commands:
+            say("no command is needed, or none is known: `corral doctor` shows what was found")
     else:
         view.console().print(examination.shown(findings))
     raise typer.Exit(1 if any(finding.status == "error" for finding in findings) else 0)
