@@ -416,7 +416,8 @@ class TestRefusals:
             argv = service.corral("chat", *arguments)
             done = service.run(argv, env={"PYTHONPATH": path, "PATH": "/nonexistent"})
             assert done.returncode == 1
-            assert done.stdout == ""
+            assert done.stdout.count("\n") == 1, done.stdout
+            assert "held in this terminal" in done.stdout
             assert "npm install -g @openai/codex" in done.stderr
             assert "Traceback" not in done.stderr
 

@@ -65,17 +65,23 @@ HELPER = "98765"
 
 @pytest.fixture
 def hung_pam(stage: Stage) -> Iterator[Callable[..., None]]:
-    """Lets calls of sudo hang in PAM, in a program of root's, after the first `calls` of them: `where` in PAM."""
+    """Lets calls of sudo hang in PAM, in a program of root's, after the first `calls` of them: `where` in PAM.
+
+    once: only one does, for this many seconds.
+    """
     assert stage.sudoers_file is not None
     file = stage.sudoers_file.parent / "pam.d" / "sudo"
     whole = file.read_text()
     counter = stage.root / "calls-of-sudo"
     script = stage.root / "pam-helper"
-    script.write_text(f"#!/bin/sh\n[ -s {counter} ] || exec /bin/sleep {HELPER}\nsed -i 1d {counter}\n")
-    script.chmod(0o755)
 
-    def hang(calls: int, where: str = "account") -> None:
+    def hang(calls: int, where: str = "account", once: str = "") -> None:
         counter.write_text("\n" * calls)
+        act = f"{{ seq 1000 >{counter}; exec /bin/sleep {once}; }}" if once else f"exec /bin/sleep {HELPER}"
+        # The end of a session is no call.
+        begins = '#!/bin/sh\n[ "$PAM_TYPE" = close_session ] && exit 0\n'
+        script.write_text(f"{begins}[ -s {counter} ] || {act}\nsed -i 1d {counter}\n")
+        script.chmod(0o755)
         file.write_text(f"{where} required pam_exec.so seteuid {script}\n{whole}")
 
     yield hang
@@ -143,6 +149,16 @@ def test_a_sudo_of_the_reapers_own_that_hangs_and_is_roots_is_not_the_jobs(
     assert helpers(), "no call of sudo hangs"
     assert (report["verdict"], report["proof"], report["survivors"]) == ("empty_by_scan", None, []), report
     assert any("started for calls of the reaper" in note for note in report["notes"]), report
+
+
+def test_an_end_that_comes_during_the_look_for_the_rule_is_proven(
+    driver: Driver, person: Account, hung_pam: Callable[..., None]
+) -> None:
+    """The look is given up then, and what it had started is gone in a moment."""
+    hung_pam(1, once="0.4")
+    driver.start_job([driver.service.python, "-c", "import time; time.sleep(1000)"], person.name, kill=5)
+    report = driver.end()
+    assert (report["verdict"], report["proof"]) == ("proven_empty", "no_children"), report
 
 
 @pytest.mark.slow

@@ -32,6 +32,10 @@ _LEAST_SCANS, _SCANNING = 3, 1.0
 because the host does not count forks."""
 
 
+_SPARES_DIE_WITHIN = 0.5
+"""Seconds that what a call of sudo left is given to end, once nothing else is there, before the proof is given up."""
+
+
 def nothing_found(look: Callable[[], list[Process]], births: Callable[[], Births | None]) -> bool:
     """Whether scans show nobody: one during which nobody was started, or many in a row.
 
@@ -106,6 +110,7 @@ class Subreaper:
         self._by_scan = by_scan or not procfs.has_children_files()
         self._spares = spares
         self._alone = True
+        self._patience = _SPARES_DIE_WITHIN
 
     @property
     def proof(self) -> str | None:
@@ -127,7 +132,19 @@ class Subreaper:
 
     def empty(self) -> bool:
         self._alone = self._is_alone()
-        return self._alone or (bool(self._spares) and nothing_found(self.members, procfs.births))
+        if self._alone:
+            return True
+        if not self._spares or not nothing_found(self.members, procfs.births):
+            return False
+        self._wait_for_spares()
+        return True
+
+    def _wait_for_spares(self) -> None:
+        # What a call left is mostly about to end: the proof is worth a moment, once.
+        deadline, self._patience = time.monotonic() + self._patience, 0.0
+        while not self._alone and time.monotonic() < deadline:
+            time.sleep(0.001)
+            self._alone = self._is_alone()
 
     def _is_alone(self) -> bool:
         while True:
