@@ -108,6 +108,8 @@ class Reaper:
 
     def _start(self, config: dict[str, Any]) -> None:
         self._ladder = Ladder(float(config["grace"]), float(config["kill"]))
+        # What came right behind the start has been read with it: no poll would tell of it.
+        self._take_messages()
         self._job_id = config["id"]
         self._report_file = config.get("report_file")
         subreaper = config["tracker"] != "portable" and prctl.set_child_subreaper(True)
