@@ -305,6 +305,8 @@ class TestAcrossAccounts:
         before, folder = person.home.stat().st_mode & 0o777, person.home / ".codex"
         folder.mkdir(0o700, exist_ok=True)
         (folder / "config.toml").touch(0o600)
+        os.chown(folder, 0, 0)  # an earlier test may have left it as the person's
+        os.chown(folder / "config.toml", 0, 0)
         try:
             person.home.chmod(mode)
             status, found = clinic.examine()

@@ -76,8 +76,8 @@ def wait_for_line(line: str) -> None:
 def depth(levels: str) -> None:
     """Nest so many processes, each the child of the one before."""
     for level in range(1, int(levels)):
+        here(f"level-{level}")  # before there is anybody below it who says that all is ready
         if pid := os.fork():
-            here(f"level-{level}")
             os.waitpid(pid, 0)
             hold()
     here(f"level-{levels}")

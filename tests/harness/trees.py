@@ -61,7 +61,7 @@ TREES: dict[str, Tree] = {
         Tree("flood_unread", "flood", 2),
         Tree("unreaped_zombies", "zombies", 1),
         Tree("successor_every_30_ms", "successors", 2, ("30",)),
-        Tree("churn_60", "churn", 30, ("60",)),
+        Tree("churn_60", "churn", 1, ("60",)),
         Tree("environment_wiped", "env_wiped", 2),
         Tree("stdin_held_open", "holds_stdin", 2),
         Tree("two_accounts", "mixed", 2, across=True),
