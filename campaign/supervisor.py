@@ -53,8 +53,7 @@ class Supervisor:
             case "start":
                 self._starting = self._task(self._start(**order))
             case "cancel":
-                if self._starting is not None:
-                    self._starting.cancel()
+                self._cancel()
             case "end":
                 self._task(self._end(order["grace"]))
             case "limit":
@@ -90,6 +89,13 @@ class Supervisor:
             self.say(event="start failed", kind=getattr(error, "kind", type(error).__name__), text=str(error))
         else:
             self.say(event="report", report=report.to_json())
+
+    def _cancel(self) -> None:
+        """Cancel the start; where it is over already there is nothing to cancel, and the job is ended."""
+        if self._job is not None:
+            self._task(self._end(0))
+        elif self._starting is not None:
+            self._starting.cancel()
 
     async def _end(self, grace: float) -> None:
         if self._job is not None:
