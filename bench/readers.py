@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from corral.process import procfs
+from corral.process.bare import procfs
 
 
 def children_files(root: int) -> int:

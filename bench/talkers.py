@@ -45,20 +45,20 @@ class Talker(Protocol):
 
 
 class Corral:
-    """`Running`, started and ended by the pool, as the service does."""
+    """`BackendProcess`, started and ended by the pool, as the service does."""
 
     _pool: Any = None
 
     def __init__(self, place: Place) -> None:
+        from corral.backends.backend_process import BackendProcess
         from corral.backends.claude import Claude
         from corral.backends.codex import Codex
         from corral.backends.launch import Launch
-        from corral.backends.running import Running
 
         kind: Any = Claude((place.program,))
         if place.engine == "codex":
             kind = Codex((place.program,), approval="never", sandbox="danger-full-access")
-        self._backend = Running(kind, Launch(workspace=place.folder, env=place.env, state_dir=place.state_dir))
+        self._backend = BackendProcess(kind, Launch(workspace=place.folder, env=place.env, state_dir=place.state_dir))
 
     async def start(self) -> None:
         from corral.service.pool import Bounds, Pool
@@ -69,7 +69,8 @@ class Corral:
         _, self._slot = await Corral._pool.open("bench", bounds, self._backend.start, patience=0.0)
 
     async def hold(self, text: str, hear: Hear) -> None:
-        from corral.backends.base import Input, Text
+        from corral.backends.backend import Input
+        from corral.backends.events import Text
 
         async for event in self._backend.send(Input(text)):
             if isinstance(event, Text):
@@ -279,7 +280,7 @@ LABELS = {
 
 def label(engine: str, name: str) -> str:
     """How a table calls a contender."""
-    return {"corral": "Corral, Running.send", "bare": "bare asyncio reader", **LABELS[engine]}[name]
+    return {"corral": "Corral, BackendProcess.send", "bare": "bare asyncio reader", **LABELS[engine]}[name]
 
 
 def contenders(engine: str, *, threads: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ from tests.harness import truth
 from tests.harness.truth import Identity, Seen
 
 LOOKS = 12
-BOOT = "corral/process/boot.py"
+BOOT = "corral/process/bare/boot.py"
 
 
 @dataclass(frozen=True)

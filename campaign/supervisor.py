@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from corral.process import DEVNULL, Job, Ladder, sweep
-from corral.process.errors import JobError
+from corral.process.bare.errors import JobError
 
 MOST_DESCRIPTORS = 200  # the limit of this process, so that hoarding all of them is quick
 

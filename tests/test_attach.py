@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from corral.backends.base import Answer, BackendEnded, BackendStarted, Input, Notice, Text, ToolEnded, TurnEnded
+from corral.backends.backend import Answer, Input
+from corral.backends.events import BackendEnded, BackendStarted, Notice, Text, ToolEnded, TurnEnded
 from corral.config import Config, Person
 from corral.remote import server, wire
 from corral.remote.client import LET_GO, AttachedSeat, RefusedError, end_person

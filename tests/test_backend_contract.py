@@ -1,4 +1,4 @@
-"""What every engine's backend must hold (corral.backends.base), first against peers that misbehave in every way.
+"""What every engine's backend must hold (corral.backends.events), first against peers that misbehave in every way.
 
 The same promises on the real binaries: test_real_backends.py.
 """
@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from corral.backends import running as running_module
-from corral.backends.base import (
-    Answer,
+from corral.backends import backend_process as running_module
+from corral.backends.backend import Answer, Input, Limits
+from corral.backends.backend_process import BackendProcess
+from corral.backends.errors import BackendError, InputError, LookError, TurnRunningError
+from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
-    Input,
-    Limits,
     Notice,
     Reasoning,
     Text,
@@ -31,22 +31,20 @@ from corral.backends.base import (
     TurnEvent,
     Usage,
 )
-from corral.backends.errors import BackendError, InputError, LookError, TurnRunningError
 from corral.backends.launch import Launch
 from corral.backends.numbers import MOST_DOLLARS, MOST_TOKENS
-from corral.backends.running import Running
 from corral.process import StartError
 from tests.harness.backends import check, collect, of, reach, rest, running, scripted, text
 from tests.harness.waiting import until
 
-Scene = Callable[..., AbstractAsyncContextManager[Running]]
+Scene = Callable[..., AbstractAsyncContextManager[BackendProcess]]
 
 
 @pytest.fixture(params=["codex", "claude"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     """Starts a backend of each engine with a peer that plays a scene."""
 
-    def play(name: str, limits: Limits | None = None, **launch: Any) -> AbstractAsyncContextManager[Running]:
+    def play(name: str, limits: Limits | None = None, **launch: Any) -> AbstractAsyncContextManager[BackendProcess]:
         return running(scripted(request.param, name), tmp_path, limits, **launch)
 
     return play
@@ -334,7 +332,7 @@ async def test_a_workspace_that_is_not_there_is_told_at_the_start_also_across_ac
 ) -> None:
     launch = Launch("nobody", place, state_dir=tmp_path)
     with pytest.raises((BackendError, StartError), match=f"{place} is not a folder: make it, or choose another"):
-        await Running(scripted(engine, "talk"), launch).start()
+        await BackendProcess(scripted(engine, "talk"), launch).start()
 
 
 async def test_a_message_is_folded_into_the_turn_that_runs(scene: Scene) -> None:
@@ -537,7 +535,7 @@ async def test_no_answer_is_taken_after_the_end_of_the_turn(scene: Scene) -> Non
 
 async def test_waiting_for_one_that_was_not_started_is_an_error() -> None:
     with pytest.raises(BackendError, match="not started"):
-        await asyncio.wait_for(Running(scripted("codex", "talk")).wait(), 5)
+        await asyncio.wait_for(BackendProcess(scripted("codex", "talk")).wait(), 5)
 
 
 async def test_a_backend_is_started_once(scene: Scene) -> None:
@@ -547,7 +545,7 @@ async def test_a_backend_is_started_once(scene: Scene) -> None:
 
 
 async def test_a_backend_that_was_not_started_has_no_turn_and_no_end() -> None:
-    backend = Running(scripted("codex", "talk"))
+    backend = BackendProcess(scripted("codex", "talk"))
     with pytest.raises(BackendError, match="not started"):
         await backend.end()
     with pytest.raises(BackendError, match="not started"):
@@ -558,7 +556,7 @@ async def test_a_backend_that_was_not_started_has_no_turn_and_no_end() -> None:
 @pytest.mark.parametrize("engine", ["codex", "claude"])
 @pytest.mark.parametrize("how", ["end", "cancel"])
 async def test_an_end_during_the_start_ends_what_is_started(engine: str, how: str, tmp_path: Path) -> None:
-    backend = Running(scripted(engine, "half"), Launch(workspace=tmp_path, state_dir=tmp_path, goodbye=0.5))
+    backend = BackendProcess(scripted(engine, "half"), Launch(workspace=tmp_path, state_dir=tmp_path, goodbye=0.5))
     starting = asyncio.create_task(backend.start())
     await asyncio.sleep(0)
     if how == "end":
@@ -583,7 +581,7 @@ async def _no_task_is_left() -> AsyncIterator[None]:
 
 async def test_what_the_agent_left_running_is_told_from_what_the_engine_keeps(scene: Scene) -> None:
     with pytest.raises(BackendError, match="not started"):
-        await Running(scripted("codex", "talk")).background()
+        await BackendProcess(scripted("codex", "talk")).background()
     async with scene("leaves") as backend:
         await until(lambda: len(backend.tree()) == 2, what="the engine had a helper in a session of its own")
         assert await backend.background() == []

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from corral.backends import feed as feed_module
 from corral.backends import forms, oversize, pace, unicode
 from corral.backends.attachments import read_input
-from corral.backends.base import (
+from corral.backends.backend import Input, Limits
+from corral.backends.environment import child_environment
+from corral.backends.errors import InputError
+from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
-    Input,
-    Limits,
     Notice,
     Text,
     ToolEnded,
@@ -31,8 +32,6 @@ from corral.backends.base import (
     Usage,
     to_json,
 )
-from corral.backends.environment import child_environment
-from corral.backends.errors import InputError
 from corral.backends.feed import TurnFeed
 from corral.backends.jsonl import TooLong, read_lines
 from corral.backends.pace import Pace

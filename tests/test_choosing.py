@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from corral.backends.base import BackendStarted
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex
+from corral.backends.events import BackendStarted
 from corral.config import Person
+from corral.service.conversation_ref import ConversationRef
 from corral.service.starting import configured_kind, workspaces
-from corral.service.subject import Subject
 from corral.service.workspaces import Workspaces
 from tests.harness.hosting import configured, hosting
 
@@ -50,7 +50,7 @@ def test_an_agent_is_started_with_the_model_that_was_chosen(tmp_path: Path) -> N
     person = config.people[0]
     for engine, kind in (("codex", Codex), ("claude", Claude)):
         for chosen, model in ((None, "old"), ("new", "new")):
-            made = configured_kind(config, person, Subject(person.name, engine, "", model=chosen))
+            made = configured_kind(config, person, ConversationRef(person.name, engine, "", model=chosen))
             assert isinstance(made, kind)
             assert made.model == model
 

@@ -7,22 +7,12 @@ from typing import Any
 
 import pytest
 
-from corral.backends.base import (
-    Answer,
-    ApprovalRequested,
-    Choices,
-    Input,
-    Notice,
-    Text,
-    ToolEnded,
-    ToolStarted,
-    TurnEnded,
-    Usage,
-)
+from corral.backends.backend import Answer, Choices, Input
+from corral.backends.backend_process import BackendProcess
 from corral.backends.claude import Claude, find_claude
 from corral.backends.errors import BackendError, EngineNotFoundError, ResumeError
+from corral.backends.events import ApprovalRequested, Notice, Text, ToolEnded, ToolStarted, TurnEnded, Usage
 from corral.backends.launch import Launch
-from corral.backends.running import Running
 from corral.offline import Call, OfflineModel, Pause, Run, Say, Script, Turn
 from tests.harness.backends import collect, of, reach, rest, running, scripted, text
 from tests.harness.engines import Engine
@@ -31,22 +21,22 @@ from tests.harness.waiting import until
 
 pytestmark = [pytest.mark.claude, pytest.mark.slow]
 
-Start = Callable[..., Awaitable[Running]]
+Start = Callable[..., Awaitable[BackendProcess]]
 WORK = "/usr/bin/python3 -c 'import time; time.sleep(300)'"
 
 
 @pytest.fixture
 async def start(claude_command: list[str], service: Service, tmp_path: Path) -> AsyncIterator[Start]:
     """Start claude on a model with a home of its own; what a test did not end is ended."""
-    started: list[Running] = []
+    started: list[BackendProcess] = []
     engine = Engine("claude", claude_command[0], "npm")
     (tmp_path / "state").mkdir(mode=0o700)
 
-    async def begin(model: OfflineModel, *, allow: bool = True, **settings: Any) -> Running:
+    async def begin(model: OfflineModel, *, allow: bool = True, **settings: Any) -> BackendProcess:
         engine.point(tmp_path / "home", model.base_url, allow=allow)
         env = {"HOME": str(tmp_path / "home"), "CORRAL_TEST_MARKER": service.folder.name}
         launch = Launch(workspace=service.folder, env=env, state_dir=tmp_path / "state", grace=1.0)
-        backend = Running(Claude(claude_command, **settings), launch)
+        backend = BackendProcess(Claude(claude_command, **settings), launch)
         started.append(backend)
         await backend.start()
         return backend
@@ -176,7 +166,7 @@ async def test_what_the_person_chose_is_set_again_after_an_approval_changed_it(s
 
 
 async def test_a_conversation_is_no_option_of_claude_s(claude_command: list[str], tmp_path: Path) -> None:
-    backend = Running(
+    backend = BackendProcess(
         Claude(claude_command), Launch(workspace=tmp_path, state_dir=tmp_path, env={"HOME": str(tmp_path)})
     )
     with pytest.raises(ResumeError):
@@ -217,10 +207,10 @@ async def test_what_was_used_adds_up_also_over_a_resumption(
         [first] = of(Usage, await collect(backend, "one"))
         [second] = of(Usage, await collect(backend, "two"))
         await backend.end()
-        again = Running(backend.kind, backend.launch)
+        again = BackendProcess(backend.kind, backend.launch)
         async with again:
             pass
-        other = Running(backend.kind, backend.launch)
+        other = BackendProcess(backend.kind, backend.launch)
         await other.start(backend.conversation)
         try:
             [third] = of(Usage, await collect(other, "three"))

@@ -10,22 +10,13 @@ from typing import Any
 
 import pytest
 
-from corral.backends.base import (
-    Answer,
-    ApprovalRequested,
-    Choices,
-    Input,
-    Notice,
-    Text,
-    TurnEnded,
-    TurnEvent,
-    Usage,
-)
+from corral.backends.backend import Answer, Choices, Input
+from corral.backends.backend_process import BackendProcess
 from corral.backends.codex import Codex, find_codex
-from corral.backends.codex.sorting import LOST_FOLDER
+from corral.backends.codex.turn_reader import LOST_FOLDER
 from corral.backends.errors import EngineNotFoundError
+from corral.backends.events import ApprovalRequested, Notice, Text, TurnEnded, TurnEvent, Usage
 from corral.backends.launch import Launch
-from corral.backends.running import Running
 from corral.process import StartError
 from tests.harness.backends import check, collect, of, reach, rest, running, scripted, text
 
@@ -39,12 +30,12 @@ class Fake(Codex):
 
 
 @asynccontextmanager
-async def fake(mode: str, tmp_path: Path) -> AsyncIterator[Running]:
+async def fake(mode: str, tmp_path: Path) -> AsyncIterator[BackendProcess]:
     async with running(Fake((sys.executable, str(FAKE), mode)), tmp_path) as backend:
         yield backend
 
 
-async def answer_all(backend: Running, answers: Mapping[str, Answer]) -> tuple[list[TurnEvent], dict[str, Any]]:
+async def answer_all(backend: BackendProcess, answers: Mapping[str, Answer]) -> tuple[list[TurnEvent], dict[str, Any]]:
     """Hold a turn in which codex asks everything at once; approvals are answered by their kind."""
     events = []
     async for event in backend.send(Input("go")):
@@ -145,7 +136,7 @@ async def test_an_effort_that_codex_does_not_know_begins_no_turn_there(tmp_path:
 
 async def test_a_command_that_does_not_exist_is_a_start_error(tmp_path: Path) -> None:
     with pytest.raises(StartError) as caught:
-        await Running(Codex([str(tmp_path / "nothing")]), Launch(workspace=tmp_path, state_dir=tmp_path)).start()
+        await BackendProcess(Codex([str(tmp_path / "nothing")]), Launch(workspace=tmp_path, state_dir=tmp_path)).start()
     assert caught.value.kind == "not_found"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.backends.base import Limits
+from corral.backends.backend import Limits
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex
 from corral.backends.launch import Launch

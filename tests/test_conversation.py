@@ -9,34 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from corral.backends.base import (
-    BackendEnded,
-    BackendStarted,
-    Event,
-    Input,
-    Limits,
-    Notice,
-    Text,
-    TurnEnded,
-    TurnEvent,
-    TurnStarted,
-)
+from corral.backends.backend import Input, Limits
 from corral.backends.errors import BackendError, ResumeError
+from corral.backends.events import BackendEnded, BackendStarted, Event, Notice, Text, TurnEnded, TurnEvent, TurnStarted
 from corral.process import Process, Report, Survivor
-from corral.process.host import host_table
-from corral.service import holder
+from corral.process.bare.host import host_table
+from corral.service import current_backend
 from corral.service.conversation import Conversation
+from corral.service.conversation_ref import ConversationRef
+from corral.service.current_backend import Announce, Begun
 from corral.service.front import Shown
-from corral.service.holder import Announce, Begun
+from corral.service.policy import Policy
 from corral.service.pool import Bounds, Pool, Slot
 from corral.service.store.journal import Journal
 from corral.service.store.store import Store
-from corral.service.subject import Subject
-from corral.service.terms import Terms
 from tests.harness.waiting import until
 
 EMPTY = Report("proven_empty", "no_children", 0.0)
-TERMS = Terms(Limits(), Bounds(4, 2), queue=3, idle=1800.0, age=43200.0, background=False, ladder=5.0)
+TERMS = Policy(Limits(), Bounds(4, 2), queue=3, idle=1800.0, age=43200.0, background=False, ladder=5.0)
 
 
 class Backend:
@@ -98,14 +88,14 @@ class Scene:
     asked: list[str | None] = field(default_factory=list)
     events: list[Shown] = field(default_factory=list)
     closed_with: list[str] = field(default_factory=list)
-    terms: Terms = TERMS
+    terms: Policy = TERMS
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: BackendError | None = None
     starting: int = 0
     after: asyncio.Task[None] | None = None
     conversation: Conversation = field(init=False)
 
-    async def open(self, subject: Subject, resume: str | None, announce: Announce) -> Begun:
+    async def open(self, subject: ConversationRef, resume: str | None, announce: Announce) -> Begun:
         self.asked.append(resume)
         self.starting += 1
         try:
@@ -160,7 +150,7 @@ Opens = Callable[..., AbstractAsyncContextManager[Scene]]
 def scene(store: Store) -> Opens:
     """A conversation that runs, and is closed and over at the end."""
 
-    async def nobody(subject: Subject) -> None:
+    async def nobody(subject: ConversationRef) -> None:
         pass
 
     @asynccontextmanager
@@ -169,7 +159,7 @@ def scene(store: Store) -> Opens:
         if starts:
             one.may_start.set()
         one.conversation = Conversation(
-            Subject("anna", "codex", ""),
+            ConversationRef("anna", "codex", ""),
             start=one.open,
             pool=Pool(),
             journal=Journal(store, nobody),
@@ -178,7 +168,7 @@ def scene(store: Store) -> Opens:
         )
         one.conversation.audience.join(one)
         if warm:
-            one.conversation.warm()
+            one.conversation.start_now()
         try:
             yield one
         finally:
@@ -353,7 +343,7 @@ async def test_the_end_of_the_turn_is_shown_before_the_report_however_long_it_is
         await write(*arguments)
 
     monkeypatch.setattr(store, "turn_ended", slowly)
-    monkeypatch.setattr(holder, "READ_TIMEOUT", 0.05)
+    monkeypatch.setattr(current_backend, "READ_TIMEOUT", 0.05)
     async with scene() as one:
         one.send("first")
         await one.until(lambda: one.shown(TurnStarted), "the turn began")

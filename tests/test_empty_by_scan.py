@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from corral.process import procfs
-from corral.process.table import Births, Process
-from corral.process.trackers import nothing_found
+from corral.process.bare import procfs
+from corral.process.bare.table import Births, Process
+from corral.process.bare.trackers import nothing_found
 from tests.harness.stage import REPOSITORY
 
 SOMEBODY = [Process(4711)]
@@ -18,7 +18,7 @@ SOMEBODY = [Process(4711)]
 # Prints whether a process born here is noticed, and whether this namespace is calm while the rest of the host forks.
 INSIDE = """
 import os, subprocess, sys
-from corral.process import procfs
+from corral.process.bare import procfs
 
 before = procfs.births()
 subprocess.run(["/bin/true"], check=True)

@@ -15,7 +15,8 @@ from corral.backends import environment
 from corral.backends.environment import agent_environment
 from corral.backends.errors import BackendError, SecretError
 from corral.backends.launch import Launch
-from corral.process import StartError, sudo
+from corral.process import StartError
+from corral.process.bare import sudo
 from tests.harness import truth
 from tests.harness.driving import Driver
 from tests.harness.service import Service

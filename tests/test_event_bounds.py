@@ -4,10 +4,12 @@ import tracemalloc
 
 import pytest
 
-from corral.backends.base import (
+from corral.backends.backend import Limits
+from corral.backends.backend_process import BackendProcess
+from corral.backends.bounds import FIELD_LENGTH, ID_LENGTH, NOTICE_LENGTH, bounded
+from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
-    Limits,
     Notice,
     Question,
     Text,
@@ -17,8 +19,6 @@ from corral.backends.base import (
     TurnEvent,
     TurnStarted,
 )
-from corral.backends.bounds import FIELD_LENGTH, ID_LENGTH, NOTICE_LENGTH, bounded
-from corral.backends.running import Running
 from corral.backends.turn import Turn
 from tests.harness.backends import scripted
 
@@ -76,7 +76,7 @@ async def test_the_end_of_a_turn_has_a_reason_of_bounded_length() -> None:
 
 
 async def test_notices_outside_a_turn_take_little_memory() -> None:
-    backend = Running(scripted("codex", "talk"))
+    backend = BackendProcess(scripted("codex", "talk"))
     tracemalloc.start()
     try:
         for number in range(40):

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from corral.backends.attachments import read_input
-from corral.backends.base import Input
+from corral.backends.backend import Input
 from corral.backends.errors import InputError
-from corral.process import folders
+from corral.process.bare import folders
 from tests.harness.driving import Driver, DriverError
 from tests.harness.service import Service
 from tests.harness.stage import Account, Stage

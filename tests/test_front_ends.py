@@ -9,7 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from corral.backends.base import ApprovalRequested, BackendEnded, Input, Notice, Question, Text, ToolOutput, TurnEnded
+from corral.backends.backend import Input
+from corral.backends.events import ApprovalRequested, BackendEnded, Notice, Question, Text, ToolOutput, TurnEnded
 from corral.service import conversation, front_queue
 from corral.service.front import Front, Missed, Reply, Shown
 from corral.service.front_queue import MOST_KEPT, MOST_WAITING, FrontQueue
@@ -263,10 +264,10 @@ def test_every_task_has_an_owner() -> None:
         "process/foreground.py": {"_end", "_stop"},  # awaited by `finish`
         "process/job.py": {"start"},
         "terminal/screen.py": {"start"},  # awaited by `stop`; it tells of its end itself
-        "terminal/stay.py": {"hold"},
+        "terminal/session.py": {"hold"},
         "service/pool.py": {"_any_freed"},
-        "service/holder.py": {"open"},
-        "backends/running.py": {"_watch"},
+        "service/current_backend.py": {"open"},
+        "backends/backend_process.py": {"_watch"},
         "tasks.py": {"own"},
     }
     source = Path(front_queue.__file__).parents[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.process import procfs
+from corral.process.bare import procfs
 from tests.harness.driving import Driver
 from tests.harness.service import Service
 from tests.harness.stage import Account

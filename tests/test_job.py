@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from corral.process import Job, Report, StartError, lifeline
+from corral.process import Job, Report, StartError
+from corral.process.bare import lifeline
 from tests.harness import truth
 from tests.harness.waiting import until
 

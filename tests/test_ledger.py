@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corral.process import Ladder, ledger, mark, procfs, sweep
-from corral.process.errors import LedgerError
-from corral.process.ledger import Entry, Record, Rejected
+from corral.process import Ladder, sweep
+from corral.process.bare import ledger, mark, procfs
+from corral.process.bare.errors import LedgerError
+from corral.process.bare.ledger import Entry, Record, Rejected
 from tests.harness import truth
 
 HEADER: dict[str, Any] = {

@@ -15,10 +15,11 @@ import pytest
 from corral.config import Config
 from corral.install.checks import state
 from corral.install.subjects import Subjects
-from corral.process import Ladder, ledger, live_jobs, mark, procfs, sweep
-from corral.process.ledger import Entry, Record
+from corral.process import Ladder, live_jobs, sweep
+from corral.process.bare import ledger, mark, procfs
+from corral.process.bare.ledger import Entry, Record
+from corral.process.bare.table import UNKNOWN, Namespace
 from corral.process.sweeping import SweepResult
-from corral.process.table import UNKNOWN, Namespace
 from corral.service.recovery import recover
 from corral.service.store.store import Store
 from tests.harness import truth

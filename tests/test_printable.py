@@ -9,7 +9,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.backends.base import Text, ToolEnded, ToolOutput, ToolStarted
+from corral.backends.events import Text, ToolEnded, ToolOutput, ToolStarted
 from corral.display import processes as view
 from corral.display import wording
 from corral.printable import as_shown, harmless

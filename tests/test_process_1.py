@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.backends.base import Input
+from corral.backends.backend import Input
 from corral.config import load
 from corral.install.checks import state
 from corral.install.subjects import Subjects

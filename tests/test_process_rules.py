@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.process import lifeline, mark, procfs, signals, sudo
-from corral.process.command import Command, Launch
-from corral.process.ending import Ending, Ladder
-from corral.process.reaper import Reaper
-from corral.process.report import Report, SignalCount, Survivor, judge
-from corral.process.table import Process
-from corral.process.trackers import Rows, grow
+from corral.process.bare import lifeline, mark, procfs, signals, sudo
+from corral.process.bare.command import Command, Launch
+from corral.process.bare.ending import Ending, Ladder
+from corral.process.bare.reaper import Reaper
+from corral.process.bare.report import Report, SignalCount, Survivor, judge
+from corral.process.bare.table import Process
+from corral.process.bare.trackers import Rows, grow
 
 PIDS = st.integers(2, 4_000_000)
 UIDS = st.integers(0, 60_000)

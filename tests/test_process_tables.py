@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from corral.process import Ladder, procfs, psutil_table
-from corral.process.ending import Ending
-from corral.process.signals import Signaller
-from corral.process.table import Process, ProcessTable, find_living
-from corral.process.trackers import Portable
+from corral.process import Ladder
+from corral.process.bare import procfs, psutil_table
+from corral.process.bare.ending import Ending
+from corral.process.bare.signals import Signaller
+from corral.process.bare.table import Process, ProcessTable, find_living
+from corral.process.bare.trackers import Portable
 from tests.conftest import Route
 from tests.harness import truth
 from tests.harness.service import Service
@@ -264,6 +265,6 @@ class TestAgainstProcfs:
 
 def test_the_psutil_table_is_never_loaded_on_linux(service: Service) -> None:
     """It costs what the heart must not: psutil is no dependency there."""
-    program = "import sys, corral.cli; from corral.process.host import host_table; print(host_table().__name__)"
+    program = "import sys, corral.cli; from corral.process.bare.host import host_table; print(host_table().__name__)"
     asked = service.run([service.python, "-c", f"{program}; print('psutil' in sys.modules)"])
-    assert asked.stdout.split() == ["corral.process.procfs", "False"], asked.stderr
+    assert asked.stdout.split() == ["corral.process.bare.procfs", "False"], asked.stderr

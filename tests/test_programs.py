@@ -4,7 +4,7 @@ import pytest
 
 from corral.backends.programs import is_agent
 from corral.process import JobError, find_orphans
-from corral.process.table import Process
+from corral.process.bare.table import Process
 
 
 def test_an_account_that_does_not_exist_is_named() -> None:

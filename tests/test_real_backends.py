@@ -9,22 +9,11 @@ from typing import Any
 
 import pytest
 
-from corral.backends.base import (
-    Answer,
-    ApprovalRequested,
-    Choices,
-    Input,
-    Limits,
-    Reasoning,
-    Text,
-    ToolEnded,
-    ToolStarted,
-    TurnEnded,
-    Usage,
-)
+from corral.backends.backend import Answer, Choices, Input, Limits
+from corral.backends.backend_process import BackendProcess
 from corral.backends.errors import ResumeError
+from corral.backends.events import ApprovalRequested, Reasoning, Text, ToolEnded, ToolStarted, TurnEnded, Usage
 from corral.backends.launch import Launch
-from corral.backends.running import Running
 from corral.offline import Fail, OfflineModel, Pause, Run, Say, Script, Think, Turn
 from tests.harness import truth
 from tests.harness.backends import collect, of, reach, rest, text
@@ -35,7 +24,7 @@ from tests.harness.waiting import until
 
 pytestmark = pytest.mark.slow
 
-Start = Callable[..., Awaitable[Running]]
+Start = Callable[..., Awaitable[BackendProcess]]
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -52,7 +41,7 @@ def by_message(**turns: Turn) -> Script:
 @pytest.fixture
 async def start(engine: Engine, service: Service, tmp_path: Path) -> AsyncIterator[Start]:
     """Start the engine on a model under this account, with a home of its own; what a test did not end is ended."""
-    started: list[Running] = []
+    started: list[BackendProcess] = []
     home = tmp_path / "home"
     (tmp_path / "state").mkdir(mode=0o700)
 
@@ -64,11 +53,11 @@ async def start(engine: Engine, service: Service, tmp_path: Path) -> AsyncIterat
         fork: bool = False,
         limits: Limits | None = None,
         **launch: Any,
-    ) -> Running:
+    ) -> BackendProcess:
         engine.point(home, model.base_url, allow=not asks)
         env = {"HOME": str(home), "CORRAL_TEST_MARKER": service.folder.name}
         settings = {"workspace": service.folder, "env": env, "state_dir": tmp_path / "state", "grace": 1.0, **launch}
-        backend = Running(engine.asking() if asks else engine.kind(), Launch(**settings), limits)
+        backend = BackendProcess(engine.asking() if asks else engine.kind(), Launch(**settings), limits)
         started.append(backend)
         await backend.start(conversation, fork=fork)
         return backend

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.backends.base import ApprovalRequested, BackendEnded, TurnEnded
+from corral.backends.events import ApprovalRequested, BackendEnded, TurnEnded
 from corral.config import Config, load
 from corral.daemon import serving
 from corral.daemon.notify import notify
@@ -17,9 +17,9 @@ from corral.daemon.serving import Serving
 from corral.process import live_jobs
 from corral.remote import server
 from corral.remote.peers import Speakers, speakers
-from corral.service.holder import Announce, Begun
+from corral.service.conversation_ref import ConversationRef
+from corral.service.current_backend import Announce, Begun
 from corral.service.store.store import Store
-from corral.service.subject import Subject
 from tests.harness.daemon import write_config
 from tests.harness.hosting import Host, Watcher, configured, hosting, kinds
 from tests.harness.waiting import until
@@ -41,7 +41,7 @@ def reload_while_it_starts(host: Host, config: Config) -> None:
     start = host.service._start_backend
     reloads: list[asyncio.Task[None]] = []
 
-    async def starting(subject: Subject, thread: str | None, announce: Announce) -> Begun:
+    async def starting(subject: ConversationRef, thread: str | None, announce: Announce) -> Begun:
         if not reloads:
             reloads.append(asyncio.create_task(host.service.reload(config)))
         return await start(subject, thread, announce)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from corral.process import Job, Report, StartError
-from corral.process import report as reports
+from corral.process.bare import report as reports
 from tests.harness.driving import Driver
 from tests.harness.service import Service
 from tests.harness.stage import Account

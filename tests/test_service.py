@@ -12,19 +12,18 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from corral.backends import running
-from corral.backends.base import (
-    Answer,
+from corral.backends import backend_process
+from corral.backends.backend import Answer, Input
+from corral.backends.backend_process import BackendProcess
+from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
     BackendEnded,
     BackendStarted,
-    Input,
     Notice,
     Text,
     TurnEnded,
 )
-from corral.backends.running import Running
 from corral.process import Report
 from corral.service import processes, service
 from corral.service.conversation import WORDLESS
@@ -44,7 +43,7 @@ def alive(pid: int) -> bool:
     return False
 
 
-def spoil(folder: Path) -> None:
+def make_unwritable(folder: Path) -> None:
     """Take away what every question to the store needs."""
     with closing(sqlite3.connect(folder / "state" / "corral.db")) as connection:
         for table in ("turns", "conversations", "backends", "channels"):
@@ -555,7 +554,7 @@ class TestCommands:
     async def test_a_store_that_cannot_be_read_is_not_told_as_nothing_there(self, line: str, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:
             anna = await host.seat()
-            spoil(tmp_path)
+            make_unwritable(tmp_path)
             told = await self.told(anna, line, "cannot be read")
             assert "corral.db: no such table" in told
             assert not [one for one in anna.front.told if "fault in corral" in one]
@@ -563,7 +562,7 @@ class TestCommands:
 
     async def test_a_seat_at_what_cannot_be_read_is_refused_or_told_to_be_a_new_one(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:
-            spoil(tmp_path)
+            make_unwritable(tmp_path)
             for resume in ("last", "0123456789"):
                 with pytest.raises(LookupError, match="earlier conversations cannot be read"):
                     await host.seat(resume=resume)
@@ -712,7 +711,7 @@ class TestShutdown:
             anna.say("where")
             await anna.front.turns(1)
             backend = anna.seat.conversation.backend
-            assert isinstance(backend, Running)
+            assert isinstance(backend, BackendProcess)
             os.kill(backend.job.reaper_pid, signal.SIGSTOP)
             try:
                 summary = await host.service.shutdown()
@@ -862,14 +861,14 @@ class TestWhatHangs:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hangs = threading.Event()
-        monkeypatch.setattr(running, "LOOK_TIMEOUT", 0.2)
+        monkeypatch.setattr(backend_process, "LOOK_TIMEOUT", 0.2)
         try:
             async with hosting(configured(tmp_path)) as host:
                 anna = await host.seat()
                 anna.say("talk")
                 await anna.front.turns(1)
                 backend = anna.seat.conversation.backend
-                assert isinstance(backend, running.Running)
+                assert isinstance(backend, backend_process.BackendProcess)
                 monkeypatch.setattr(backend, "tree", lambda: hangs.wait(30))
                 assert await anna.seat.conversation.recycle(time.monotonic() + 10_000) == ""
                 assert anna.seat.conversation.backend is backend

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.backends.base import Input
+from corral.backends.backend import Input
 from corral.daemon import lock
 from corral.process import live_jobs
 from corral.service.store.records import endings

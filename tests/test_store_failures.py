@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.process.host import host_table
+from corral.process.bare.host import host_table
 from corral.service import instances
 from corral.service.store import database, schema
 from corral.service.store.store import Store, StoreError

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from corral.process import ledger
+from corral.process.bare import ledger
 from tests.harness.service import Service
 from tests.harness.waiting import wait_until
 
@@ -57,7 +57,7 @@ sys.path.append({source!r})
 if {moment!r} == "boot":
     hold()
 else:
-    from corral.process import command, ledger
+    from corral.process.bare import command, ledger
     holding_after(*{{"record": (ledger.Record, "create"), "command": (command.Launch, "run")}}[{moment!r}])
 runpy.run_path({boot!r})
 """
@@ -114,7 +114,7 @@ def held_boot(service: Service, moment: str) -> tuple[Path, Path, Path]:
         "gate": str(gate),
         "moment": moment,
         "source": service.stage.python_path[0],
-        "boot": f"{service.stage.python_path[0]}/corral/process/boot.py",
+        "boot": f"{service.stage.python_path[0]}/corral/process/bare/boot.py",
     }
     script.write_text(HELD.format(**words))
     return script, gate, ready.with_suffix(".there")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from corral.backends.base import (
+from corral.backends.events import (
     ApprovalRequested,
     BackendEnded,
     Notice,

@@ -9,11 +9,12 @@ import signal
 import sys
 from typing import Any
 
-from corral.backends.base import Input, Limits, to_json
+from corral.backends.backend import Input, Limits
+from corral.backends.backend_process import BackendProcess
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex
+from corral.backends.events import to_json
 from corral.backends.launch import Launch
-from corral.backends.running import Running
 
 
 def put(message: dict[str, Any]) -> None:
@@ -28,7 +29,7 @@ class Small:
         kind = Codex((program,), sandbox="danger-full-access", approval="never")
         self._kind = kind if engine == "codex" else Claude((program,))
         self._launch = Launch(user=user, state_dir=state_dir, goodbye=2.0, grace=0.5, label=engine)
-        self._backend: Running | None = None
+        self._backend: BackendProcess | None = None
         self._turns: set[asyncio.Task[None]] = set()
 
     async def do(self, order: dict[str, Any]) -> None:
@@ -46,7 +47,7 @@ class Small:
                 await self.end()
 
     async def _start(self, conversation: str | None) -> None:
-        self._backend = Running(self._kind, self._launch)
+        self._backend = BackendProcess(self._kind, self._launch)
         put(to_json(await self._backend.start(conversation)))
         put({"event": "ready", "reaper": self._backend.job.reaper_pid})
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from corral.backends.base import (
-    Answer,
+from corral.backends.backend import Answer, Input, Limits
+from corral.backends.backend_process import BackendProcess
+from corral.backends.claude import Claude
+from corral.backends.codex import Codex
+from corral.backends.engine import EngineKind
+from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
-    Input,
-    Limits,
     Text,
     ToolEnded,
     ToolOutput,
@@ -22,11 +24,7 @@ from corral.backends.base import (
     TurnEvent,
     TurnStarted,
 )
-from corral.backends.claude import Claude
-from corral.backends.codex import Codex
-from corral.backends.engine import EngineKind
 from corral.backends.launch import Launch
-from corral.backends.running import Running
 
 PEER = Path(__file__).parent.parent / "scripted_peer.py"
 TIMEOUT = 30.0  # seconds
@@ -50,11 +48,11 @@ class Scripted:
     def argv(self, opening: Any) -> list[str]:
         return [sys.executable, str(PEER), self.name, self.scene]
 
-    def refuses(self, opening: Any, last_words: str) -> bool:
-        return self.kind.refuses(opening, last_words)
+    def is_unknown_conversation(self, opening: Any, last_words: str) -> bool:
+        return self.kind.is_unknown_conversation(opening, last_words)
 
-    def speak(self, reader: Any, writer: Any, host: Any) -> Any:
-        return self.kind.speak(reader, writer, host)
+    def connect(self, reader: Any, writer: Any, host: Any) -> Any:
+        return self.kind.connect(reader, writer, host)
 
 
 def scripted(engine: str, scene: str) -> Scripted:
@@ -64,12 +62,12 @@ def scripted(engine: str, scene: str) -> Scripted:
 @asynccontextmanager
 async def running(
     kind: EngineKind, folder: Path, limits: Limits | None = None, conversation: str | None = None, **launch: Any
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[BackendProcess]:
     """A backend that is started, and ended whatever happens; it must be proven empty."""
     state = folder / "state"
     state.mkdir(mode=0o700, exist_ok=True)
     settings = {"goodbye": 1.0, "grace": 0.5, "workspace": folder, "state_dir": state, **launch}
-    backend = Running(kind, replace(Launch(), **settings), limits)
+    backend = BackendProcess(kind, replace(Launch(), **settings), limits)
     await backend.start(conversation)
     try:
         yield backend
@@ -79,7 +77,7 @@ async def running(
 
 
 async def collect(
-    backend: Running,
+    backend: BackendProcess,
     message: str | Input,
     answers: Iterable[Answer] = (),
     timeout: float = TIMEOUT,
@@ -98,7 +96,7 @@ async def collect(
 
 
 def check(events: list[TurnEvent]) -> None:
-    """The invariants of corral.backends.base."""
+    """The invariants of corral.backends.events."""
     assert isinstance(events[0], TurnStarted), events
     assert isinstance(events[-1], TurnEnded), events
     assert len(of(TurnStarted, events)) == len(of(TurnEnded, events)) == 1, events

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corral.backends.base import ApprovalRequested, BackendEnded, BackendStarted, Input, Notice, Text, TurnEnded
+from corral.backends.backend import Input
+from corral.backends.events import ApprovalRequested, BackendEnded, BackendStarted, Notice, Text, TurnEnded
 from corral.config import Config, Person
+from corral.service.conversation_ref import ConversationRef
 from corral.service.front import Reply, Shown
 from corral.service.seats import LocalSeat
 from corral.service.service import Service
 from corral.service.starting import Starter
 from corral.service.store.store import Store
-from corral.service.subject import Subject
 from tests.harness.backends import Scripted, scripted
 from tests.harness.waiting import until
 
@@ -121,7 +122,7 @@ class Host:
         return Place(await self.service.seat(person, front, **more), front)
 
 
-def kinds(scene: str) -> Callable[[Config, Person, Subject], Scripted]:
+def kinds(scene: str) -> Callable[[Config, Person, ConversationRef], Scripted]:
     return lambda _config, _person, subject: scripted(subject.engine, scene)
 
 

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from corral.process import jobs, prctl, procfs
-from corral.process.adopting import Found, Orphan, Orphans
-from corral.process.ledger import Entry
-from corral.process.table import Identity, Process
-from corral.process.trackers import Adopted, Portable, Subreaper
+from corral.process import job_list
+from corral.process.bare import prctl, procfs
+from corral.process.bare.ledger import Entry
+from corral.process.bare.table import Identity, Process
+from corral.process.bare.trackers import Adopted, Portable, Subreaper
+from corral.process.orphans import Found, Orphan, Orphans
 
 BY_FILES = ("children_files", "subreaper", "adopted")
 LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
@@ -144,7 +145,7 @@ LOOKS: dict[str, Callable[[Process], Callable[[], Any]]] = {
     "portable": lambda row: Portable(procfs, [row.identity]).members,
     "adopted": lambda row: Adopted([row.identity], 0, lambda *_: None).members,
     "orphans": lambda row: orphans(row).members,
-    "ps": lambda row: lambda: jobs._look(procfs, entry(row)).tree,
+    "ps": lambda row: lambda: job_list._look(procfs, entry(row)).tree,
 }
 
 

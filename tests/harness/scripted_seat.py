@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from corral.backends.base import Answer, Input, Limits, Notice, Text
+from corral.backends.backend import Answer, Input, Limits
+from corral.backends.events import Notice, Text
 from corral.remote import wire
 from corral.service.front import CommandHelp, Front, Reply, Welcome
 from corral.terminal import terminal
@@ -102,7 +103,7 @@ class Scripted:
 
 
 @asynccontextmanager
-async def venue(front: Front) -> AsyncIterator[Scripted]:
+async def connector(front: Front) -> AsyncIterator[Scripted]:
     if notice := SCENE.get("early"):
         front.show(Notice(notice))
     if SCENE.get("far"):
@@ -118,4 +119,4 @@ async def venue(front: Front) -> AsyncIterator[Scripted]:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(terminal.run(venue, state_dir=STATE_DIR, as_json="--json" in sys.argv)))
+    sys.exit(asyncio.run(terminal.run(connector, state_dir=STATE_DIR, as_json="--json" in sys.argv)))

@@ -4,7 +4,8 @@ import asyncio
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from corral.backends.base import Input, Text, TurnEnded, TurnStarted
+from corral.backends.backend import Input
+from corral.backends.events import Text, TurnEnded, TurnStarted
 from corral.service import logs
 from corral.service.front import Shown
 from tests.harness.hosting import Watcher, configured, hosting

@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from corral.backends.base import Answer, ApprovalClosed, ApprovalRequested, Decision, Notice
+from corral.backends.backend import Answer
 from corral.backends.bounds import bounded
+from corral.backends.events import ApprovalClosed, ApprovalRequested, Decision, Notice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from corral.backends.errors import InputError
-from corral.process import folders
+from corral.process.bare import folders
 from corral.workers import Workers
 
 if TYPE_CHECKING:
-    from corral.backends.base import Input
+    from corral.backends.backend import Input
 
 MAX_IMAGE = 20 * 1024 * 1024  # bytes; the vendors' own bounds are lower, and their refusals say which
 MAX_IMAGES = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TypeVar
 
-from corral.backends.base import ApprovalRequested, Notice, Question, Reasoning, Text, ToolOutput, TurnEvent
+from corral.backends.events import ApprovalRequested, Notice, Question, Reasoning, Text, ToolOutput, TurnEvent
 from corral.printable import shortened
 
 NOTICE_LENGTH = 4096  # characters of a notice, and of the reason of a turn's end

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from corral.backends.attachments import Message
-    from corral.backends.base import Answer, ApprovalRequested, Choices
+    from corral.backends.backend import Answer, Choices
+    from corral.backends.events import ApprovalRequested
     from corral.backends.turn import Turn
 
 
@@ -34,7 +35,7 @@ class Opened:
 
 
 class EngineKind(Protocol):
-    """How an engine is started: its settings, without a process. `Running` makes one process of it."""
+    """How an engine is started: its settings, without a process. `BackendProcess` makes one process of it."""
 
     @property
     def name(self) -> str:
@@ -47,10 +48,10 @@ class EngineKind(Protocol):
     def argv(self, opening: Opening) -> Sequence[str]:
         """The command line."""
 
-    def refuses(self, opening: Opening, last_words: str) -> bool:
+    def is_unknown_conversation(self, opening: Opening, last_words: str) -> bool:
         """Whether an engine that died in `Engine.open` did so because it does not know the conversation."""
 
-    def speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
+    def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
         """Take the pipes of a process."""
 
 
@@ -80,7 +81,7 @@ class Engine(Protocol):
     async def interrupt(self, turn: Turn | None) -> None:
         """Ask for the end of the turn (None: of the engine's own); it comes by `read`. Asked again until it does."""
 
-    async def clean(self, *, everything: bool) -> None:
+    async def stop_background_work(self, *, everything: bool) -> None:
         """End what the last turn left running, or every turn. Raises TimeoutError, BackendError."""
 
     def close(self) -> None:
@@ -113,5 +114,5 @@ class Host(Protocol):
     async def ask(self, approval: ApprovalRequested) -> Answer:
         """Ask the person; a no after the limit of an approval. Cancel it when the engine waits no more."""
 
-    def spoil(self, reason: str) -> None:
+    def fail_turn(self, reason: str) -> None:
         """The turn that runs cannot be read any more: it is stopped, and fails."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from corral.backends.errors import BackendError
 from corral.backends.secret_files import read_secret
 from corral.process import default_state_dir
-from corral.process.table import account_name, is_this_account
+from corral.process.bare.table import account_name, is_this_account
 
 # Not below /run, which is memory, and not below a folder of the service's account, as /run/corral is: there
 # systemd-tmpfiles makes nothing for others ("unsafe path transition").

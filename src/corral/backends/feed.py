@@ -1,4 +1,4 @@
-"""One turn's events on their way from the engine to whoever reads them, held to the invariants of `base`."""
+"""One turn's events on their way from the engine to whoever reads them, held to the invariants of `backend`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from corral.backends.base import (
+from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
     Reasoning,
@@ -20,7 +20,7 @@ from corral.backends.base import (
 )
 
 if TYPE_CHECKING:
-    from corral.backends.base import TurnEvent
+    from corral.backends.events import TurnEvent
 
 # A reader that lags this far behind gets its text in larger pieces, so that a flood of words takes no more memory than
 # the words; the wire must be read on meanwhile, or an interrupt would not get through.

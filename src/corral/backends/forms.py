@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from corral.backends.base import ApprovalRequested, Question
+from corral.backends.events import ApprovalRequested, Question
 
 if TYPE_CHECKING:
     from corral.backends.engine import Host

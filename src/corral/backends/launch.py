@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corral.backends.environment import child_environment
-from corral.process import Job, folders
-from corral.process.table import is_this_account
+from corral.process import Job
+from corral.process.bare import folders
+from corral.process.bare.table import is_this_account
 from corral.workers import Workers
 
 LOOK_TIMEOUT = 2.0  # seconds for a look at the workspace, which may be on a file system that hangs
@@ -35,7 +36,7 @@ class Launch:
     and drops the rest without a word. None: this process's without the service's secrets; for another account what
     sudo makes."""
     limits: Mapping[str, int] = field(default_factory=dict)
-    """Resource limits, by the names in `corral.process.limits.NAMES`."""
+    """Resource limits, by the names in `corral.process.bare.limits.NAMES`."""
     notices: Sequence[str] = ()
     """What the person should hear in the first turn."""
     tell_operator: Callable[[str], None] | None = None

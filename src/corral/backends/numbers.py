@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
-from corral.backends.base import Usage
+from corral.backends.events import Usage
 
 MOST_TOKENS = 10**12  # of one event: the store adds them up in 64 bits
 MOST_DOLLARS = 1e6  # of one event

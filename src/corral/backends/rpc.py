@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from corral.backends.errors import ConnectionEndedError, RequestError
-from corral.backends.exchange import REQUEST_TIMEOUT, Exchange, Skipped
 from corral.backends.jsonl import TooLong, read_lines
+from corral.backends.peer import REQUEST_TIMEOUT, Peer, Skipped
 from corral.backends.unicode import Altered
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class RpcConnection:
         *,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self.exchange = Exchange(writer)
+        self.exchange = Peer(writer)
         self._reader = reader
         self._handler = handler
         self._sleep = sleep

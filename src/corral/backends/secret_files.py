@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from corral.backends.errors import SecretError
-from corral.process.table import account_name
+from corral.process.bare.table import account_name
 
 LARGEST = 64 * 1024
 """Bytes. Linux takes a variable of 128 KiB at the most."""

@@ -7,15 +7,16 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from corral.backends.base import Notice, ToolEnded, ToolStarted, TurnEnded, TurnStarted, Usage
 from corral.backends.bounds import NOTICE_LENGTH, bounded
+from corral.backends.events import Notice, ToolEnded, ToolStarted, TurnEnded, TurnStarted, Usage
 from corral.backends.feed import TurnFeed
 from corral.printable import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from corral.backends.base import Limits, TurnEvent
+    from corral.backends.backend import Limits
+    from corral.backends.events import TurnEvent
 
 
 class Turn:

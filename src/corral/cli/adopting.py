@@ -16,7 +16,7 @@ def run(user: str, state_dir: Path | None, *, end: bool, as_json: bool) -> int:
     from corral.backends.programs import is_agent
     from corral.display import processes as view
     from corral.process import JobError, end_orphans, find_orphans
-    from corral.process.host import host_table
+    from corral.process.bare.host import host_table
 
     owned = _of_the_ledger(state_dir)
     try:

@@ -64,7 +64,7 @@ def state_folder(state_dir: Path | None, config: Path | None) -> Path | None:
     if state_dir is not None:
         return state_dir
     from corral.config import ConfigError, find, load
-    from corral.process.table import account_name
+    from corral.process.bare.table import account_name
 
     chosen = config or find()
     if chosen is None:

@@ -105,7 +105,7 @@ PID namespace (a container), or where processes are hidden (hidepid).
 def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show the live jobs."""
     from corral.process import LedgerError, live_jobs
-    from corral.process.host import host_table
+    from corral.process.bare.host import host_table
 
     jobs = []
     try:

@@ -120,7 +120,7 @@ def chat(
     from corral.remote.addresses import SYSTEM_SOCKET
     from corral.remote.wire import Hello
     from corral.terminal import terminal
-    from corral.terminal.venues import OUTSIDE, Own, chosen
+    from corral.terminal.connectors import OUTSIDE, InProcess, chosen
 
     def kind(name: str) -> EngineKind:
         if name == Engine.CLAUDE.value:
@@ -135,13 +135,13 @@ def chat(
         )
 
     named = engine.value if engine is not None else None
-    own = Own(kind, named or "codex", user=user, person=person or "", state_dir=state_dir, resume=resume)
+    own = InProcess(kind, named or "codex", user=user, person=person or "", state_dir=state_dir, resume=resume)
     if offline:
         raise typer.Exit(asyncio.run(offline_model.chat(own, as_json=as_json)))
-    venue = own.venue()
+    connector = own.connector()
     try:
         if not any((user, approval, sandbox, state_dir)):
-            venue = chosen(config, Hello(person=person, resume=resume, engine=named, model=model), own)
+            connector = chosen(config, Hello(person=person, resume=resume, engine=named, model=model), own)
     except ConfigError as error:
         found = find()
         if config is None and found is not None and not is_own(found):
@@ -155,7 +155,7 @@ def chat(
         say(OUTSIDE)
         raise typer.Exit(1) from None
     kept = state_dir or Path(default_state_dir())
-    raise typer.Exit(asyncio.run(terminal.run(venue, as_json=as_json, state_dir=kept)))
+    raise typer.Exit(asyncio.run(terminal.run(connector, as_json=as_json, state_dir=kept)))
 
 
 @app.command(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from corral.config.models import Config, Person
 from corral.config.quantities import as_time
-from corral.process.table import is_this_account
+from corral.process.bare.table import is_this_account
 
 _SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$")
 

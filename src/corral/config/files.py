@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from corral.config.errors import ConfigError
-from corral.process.table import account_name
+from corral.process.bare.table import account_name
 
 LARGEST_CONFIG = 2**20
 

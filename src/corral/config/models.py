@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from corral.backends.base import Limits
+from corral.backends.backend import Limits
 from corral.config.kinds import (
     AbsolutePath,
     Approval,

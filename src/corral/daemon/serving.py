@@ -19,10 +19,10 @@ from corral.process import StartError
 from corral.remote.peers import Speakers, speakers
 from corral.remote.server import SocketError, SocketServer
 from corral.service import logs, state_folder
+from corral.service.conversation_ref import ConversationRef
 from corral.service.service import Service, Summary
 from corral.service.starting import Starter, configured_kind
 from corral.service.store.store import Store, StoreError
-from corral.service.subject import Subject
 from corral.tasks import Tasks
 from corral.workers import Workers
 
@@ -35,7 +35,7 @@ READ_TIMEOUT = 60.0  # seconds for the configuration and the accounts in it
 
 _READING = Workers("corral-config", usual=1, most=4)
 
-Kinds = Callable[[Config, Person, Subject], EngineKind]
+Kinds = Callable[[Config, Person, ConversationRef], EngineKind]
 
 
 async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = configured_kind) -> int:

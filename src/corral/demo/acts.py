@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from corral.backends.base import BackendEnded, Input, Notice, TurnEnded
+from corral.backends.backend import Input
+from corral.backends.events import BackendEnded, Notice, TurnEnded
 from corral.demo.place import DemoFailed, Place
 from corral.demo.server import Server
 from corral.demo.supervised import SupervisedCodex
@@ -19,8 +20,8 @@ from corral.display import processes as view
 from corral.offline import OfflineModel, Run, Say, Script, Turn, codex_overrides
 from corral.process import Report, live_jobs
 from corral.service.front import Shown
+from corral.terminal.connectors import InProcess
 from corral.terminal.printing import TextPrinter
-from corral.terminal.venues import Own
 
 MESSAGE = "Start a small web server and leave it running."
 TURN_TIMEOUT = 60.0  # seconds for a turn that is over in two
@@ -127,14 +128,14 @@ async def stop_on_request(stage: Stage) -> None:
     front = _Front(stage.printer)
     async with OfflineModel(script(server)) as model:
         codex = place.codex(codex_overrides(model.base_url))
-        own = Own(
+        own = InProcess(
             lambda _: codex,
             user=place.user,
             state_dir=place.state_dir,
             cwd=place.workspace,
             env=place.env,
         )
-        async with own.venue()(front) as seat:
+        async with own.connector()(front) as seat:
             stage.typed(MESSAGE)
             seat.send(Input(MESSAGE))
             await front.until(lambda: front.turn, "the turn was not over")

@@ -14,7 +14,7 @@ from corral.backends.engine import EngineKind
 from corral.offline import OfflineModel, Run, Say, Script, Turn, claude_environment, codex_overrides, echo
 from corral.process import default_state_dir
 from corral.terminal import terminal
-from corral.terminal.venues import Own
+from corral.terminal.connectors import InProcess
 
 RUN = "run "
 # A proxy that the environment names would be asked for the loopback too.
@@ -37,7 +37,7 @@ def pointed(kind: EngineKind, base_url: str) -> EngineKind:
     return replace(kind, settings=json.dumps({"env": claude_environment(base_url)}))
 
 
-async def chat(own: Own, *, as_json: bool = False) -> int:
+async def chat(own: InProcess, *, as_json: bool = False) -> int:
     """`terminal.run` with the offline model; under this account the agent's home lasts as long as the chat."""
     async with OfflineModel(Script(then=obey)) as model:
         offline = replace(own, kinds=lambda engine: pointed(own.kinds(engine), model.base_url))
@@ -51,5 +51,5 @@ async def chat(own: Own, *, as_json: bool = False) -> int:
             shutil.rmtree(home, ignore_errors=True)
 
 
-async def _run(own: Own, *, as_json: bool) -> int:
-    return await terminal.run(own.venue(), as_json=as_json, state_dir=own.state_dir or Path(default_state_dir()))
+async def _run(own: InProcess, *, as_json: bool) -> int:
+    return await terminal.run(own.connector(), as_json=as_json, state_dir=own.state_dir or Path(default_state_dir()))

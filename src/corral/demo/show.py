@@ -22,8 +22,8 @@ from corral.demo.acts import Stage, kill_the_supervisor, stop_on_request
 from corral.demo.place import DemoFailed, Place, prepared
 from corral.display import processes as view
 from corral.process import JobError
+from corral.terminal.connectors import InProcess
 from corral.terminal.printing import TextPrinter
-from corral.terminal.venues import Own
 
 FAILED = 1
 
@@ -102,7 +102,7 @@ def _offer_chat(place: Place, teller: _Teller) -> None:
     teller.heading("Your turn: the same Codex, the same offline model. /help shows the commands, /quit leaves.")
     teller.tell(offline.HINT)
     codex = Codex(place.command, sandbox="danger-full-access")
-    own = Own(
+    own = InProcess(
         lambda _: codex,
         user=place.user,
         cwd=place.workspace,

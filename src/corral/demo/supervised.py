@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from corral.backends.attachments import Message
-from corral.backends.base import Answer, ApprovalRequested, Choices, Event, Limits, TurnEnded
+from corral.backends.backend import Answer, Choices, Limits
 from corral.backends.codex import Codex
 from corral.backends.engine import Opening
 from corral.backends.errors import BackendError
+from corral.backends.events import ApprovalRequested, Event, TurnEnded
 from corral.backends.turn import Turn
 from corral.demo.place import DemoFailed, Place
 from corral.tasks import Tasks
@@ -30,7 +31,7 @@ class SupervisedCodex:
         self.process = process
         self.conversation = ""
         self.turn: Turn | None = None
-        self._engine = kind.speak(process.stdout, process.stdin, self)
+        self._engine = kind.connect(process.stdout, process.stdin, self)
         self._tasks = Tasks(self._read)
         self._tasks.own(self._engine.read())
 
@@ -108,6 +109,6 @@ class SupervisedCodex:
     async def ask(self, approval: ApprovalRequested) -> Answer:  # noqa: ARG002 - the demo's codex need not ask
         return Answer("decline")
 
-    def spoil(self, reason: str) -> None:
+    def fail_turn(self, reason: str) -> None:
         if self.turn is not None:
             self.turn.fail(reason)

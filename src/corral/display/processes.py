@@ -13,9 +13,9 @@ from rich.text import Text
 
 from corral.printable import harmless, in_one_line
 from corral.process import Found, LiveJob, Process, Report, SweepResult
-from corral.process.host import host_table
-from corral.process.ledger import Entry
-from corral.process.table import ProcessTable, account_name
+from corral.process.bare.host import host_table
+from corral.process.bare.ledger import Entry
+from corral.process.bare.table import ProcessTable, account_name
 from corral.spans import size, span
 
 COMMAND_WIDTH = 100  # characters of a command in a tree

@@ -10,7 +10,7 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from corral.backends.base import ApprovalRequested, BackendStarted, Question, ToolEnded, TurnEnded
+from corral.backends.events import ApprovalRequested, BackendStarted, Question, ToolEnded, TurnEnded
 from corral.printable import TITLE_WIDTH, as_shown, harmless, in_one_line
 from corral.service.front import Missed
 

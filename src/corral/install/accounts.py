@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corral.process.table import account_name
+from corral.process.bare.table import account_name
 
 if TYPE_CHECKING:
     from corral.config import Config

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from corral.backends.errors import BackendError
 from corral.process import JobError, Report, StartError
+from corral.service.conversation_ref import ConversationRef
 from corral.service.starting import Starter, configured_kind
-from corral.service.subject import Subject
 
 if TYPE_CHECKING:
     from asyncio import StreamReader
@@ -60,7 +60,7 @@ def attempt(
         apart = config.model_copy(update={"service": config.service.model_copy(update={"state_dir": Path(folder)})})
         starter = Starter(lambda: apart, configured_kind)
         try:
-            launch = starter.launch(apart, person, Subject(person.name, program.engine, ""))
+            launch = starter.launch(apart, person, ConversationRef(person.name, program.engine, ""))
             cwd = launch.folder() if program.starts_in_workspace else None
             return asyncio.run(_attempt(launch, [*program.command, *arguments], cwd, seconds))
         except (BackendError, JobError) as error:

@@ -1,4 +1,4 @@
-"""Running a short program to its end, with a bound and its words."""
+"""Run a short program to its end, with a bound and its words."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from corral.config.commented import commented
 from corral.config.faults import sentences
 from corral.config.kinds import NAME
 from corral.config.loading import SYSTEM_FILE, user_file
-from corral.process.table import account_name
+from corral.process.bare.table import account_name
 
 
 @dataclass(frozen=True, slots=True)

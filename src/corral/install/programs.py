@@ -15,7 +15,7 @@ from corral.backends.codex import Codex, find_codex
 from corral.backends.environment import search_path
 from corral.backends.errors import EngineNotFoundError
 from corral.install.calls import call
-from corral.process import sudo
+from corral.process.bare import sudo
 
 if TYPE_CHECKING:
     from corral.backends.engine import EngineKind

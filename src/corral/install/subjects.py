@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from corral.install import programs, sudoers
-from corral.process import sudo
-from corral.process.table import account_name
+from corral.process.bare import sudo
+from corral.process.bare.table import account_name
 
 if TYPE_CHECKING:
     from corral.config import Config, Person

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from corral.backends.environment import HOST_NAMES
 from corral.install import programs
 from corral.install.calls import call
-from corral.process import sudo
+from corral.process.bare import sudo
 
 if TYPE_CHECKING:
     from corral.config import Config, Person

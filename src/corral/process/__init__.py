@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
-    from corral.process.adopting import Found, LeftAlone, Orphan, end_orphans, find_orphans
-    from corral.process.ending import Ladder
-    from corral.process.errors import JobError, LedgerError, StartError
+    from corral.process.bare.ending import Ladder
+    from corral.process.bare.errors import JobError, LedgerError, StartError
+    from corral.process.bare.ledger import default_state_dir
+    from corral.process.bare.report import Report, SignalCount, Survivor
+    from corral.process.bare.table import Process
     from corral.process.job import DEVNULL, INHERIT, PIPE, Job
-    from corral.process.jobs import LiveJob, live_jobs
-    from corral.process.ledger import default_state_dir
-    from corral.process.report import Report, SignalCount, Survivor
+    from corral.process.job_list import LiveJob, live_jobs
+    from corral.process.orphans import Found, LeftAlone, Orphan, end_orphans, find_orphans
     from corral.process.sweeping import SweepResult, sweep
-    from corral.process.table import Process
 
 __all__ = [
     "DEVNULL",
@@ -56,24 +56,24 @@ _HOME = {
     "DEVNULL": "job",
     "INHERIT": "job",
     "PIPE": "job",
-    "Found": "adopting",
+    "Found": "orphans",
     "Job": "job",
-    "JobError": "errors",
-    "Ladder": "ending",
-    "LedgerError": "errors",
-    "LeftAlone": "adopting",
-    "LiveJob": "jobs",
-    "Orphan": "adopting",
-    "Process": "table",
-    "Report": "report",
-    "SignalCount": "report",
-    "StartError": "errors",
-    "Survivor": "report",
+    "JobError": "bare.errors",
+    "Ladder": "bare.ending",
+    "LedgerError": "bare.errors",
+    "LeftAlone": "orphans",
+    "LiveJob": "job_list",
+    "Orphan": "orphans",
+    "Process": "bare.table",
+    "Report": "bare.report",
+    "SignalCount": "bare.report",
+    "StartError": "bare.errors",
+    "Survivor": "bare.report",
     "SweepResult": "sweeping",
-    "default_state_dir": "ledger",
-    "end_orphans": "adopting",
-    "find_orphans": "adopting",
-    "live_jobs": "jobs",
+    "default_state_dir": "bare.ledger",
+    "end_orphans": "orphans",
+    "find_orphans": "orphans",
+    "live_jobs": "job_list",
     "sweep": "sweeping",
 }
 

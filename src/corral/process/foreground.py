@@ -8,9 +8,9 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
-from corral.process.errors import StartError
+from corral.process.bare.errors import StartError
+from corral.process.bare.report import Report
 from corral.process.job import DEVNULL, INHERIT, Job
-from corral.process.report import Report
 
 FAILED = 125
 NOT_EXECUTABLE = 126

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from corral.process import ledger, prctl, sudo
-from corral.process.ending import Ending, Ladder
-from corral.process.errors import LedgerError, describe
-from corral.process.host import host_table
-from corral.process.report import SURVIVORS, Report
-from corral.process.signals import Signaller
-from corral.process.table import UNKNOWN, Identity
-from corral.process.trackers import Adopted, Portable, Tracker
+from corral.process.bare import ledger, prctl, sudo
+from corral.process.bare.ending import Ending, Ladder
+from corral.process.bare.errors import LedgerError, describe
+from corral.process.bare.host import host_table
+from corral.process.bare.report import SURVIVORS, Report
+from corral.process.bare.signals import Signaller
+from corral.process.bare.table import UNKNOWN, Identity
+from corral.process.bare.trackers import Adopted, Portable, Tracker
 
 CALL_PAUSE = 0.005  # seconds
 

@@ -15,16 +15,17 @@ from functools import partial
 from types import TracebackType
 from typing import IO, Any, Self
 
-from corral.process import ledger, lifeline, part, procfs
-from corral.process import limits as resource_limits
-from corral.process import mark as marks
-from corral.process.ending import Ladder
-from corral.process.errors import JobError, StartError, describe
-from corral.process.host import host_table, why_unusable
+from corral.process import part
+from corral.process.bare import ledger, lifeline, procfs
+from corral.process.bare import limits as resource_limits
+from corral.process.bare import mark as marks
+from corral.process.bare.ending import Ladder
+from corral.process.bare.errors import JobError, StartError, describe
+from corral.process.bare.host import host_table, why_unusable
+from corral.process.bare.report import SURVIVORS, Report
+from corral.process.bare.report import clear as clear_report
+from corral.process.bare.table import UNKNOWN, Identity, Process, is_this_account, remember_account
 from corral.process.inherit import Inheritance, add_job, remove_job
-from corral.process.report import SURVIVORS, Report
-from corral.process.report import clear as clear_report
-from corral.process.table import UNKNOWN, Identity, Process, is_this_account, remember_account
 from corral.workers import Workers
 
 PIPE = subprocess.PIPE
@@ -43,7 +44,7 @@ _PART_MARGIN = 30.0
 _PARTS = Workers("corral-part", usual=8, most=32)
 _STREAM_LIMIT = 1 << 20
 _NOT_STARTED = "the reaper could not be started"
-_BOOT = os.path.join(os.path.dirname(__file__), "boot.py")
+_BOOT = os.path.join(os.path.dirname(__file__), "bare", "boot.py")
 # What sudo and the reaper need to work; a command under another account gets its environment from sudo.
 _BARE_NAMES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TZ")
 # glibc takes it out of the environment of every set-uid program, so that no sudo can keep it (ld.so(8), secure mode).

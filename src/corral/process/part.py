@@ -6,9 +6,9 @@ import signal
 import time
 from collections.abc import Callable
 
-from corral.process import procfs, signals
-from corral.process.errors import JobError, describe
-from corral.process.table import Identity, Process, account_uid
+from corral.process.bare import procfs, signals
+from corral.process.bare.errors import JobError, describe
+from corral.process.bare.table import Identity, Process, account_uid
 
 _PAUSE_FIRST, _PAUSE_LAST = 0.01, 0.1  # seconds between two looks
 

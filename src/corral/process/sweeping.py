@@ -14,16 +14,16 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from corral.process import ledger
-from corral.process import mark as marks
-from corral.process.ending import Ending, Ladder
-from corral.process.errors import LedgerError
-from corral.process.host import host_table, why_unusable
-from corral.process.ledger import Entry, Rejected
-from corral.process.report import Report
-from corral.process.signals import Signaller
-from corral.process.table import Process, ProcessTable, account_uid, find_living
-from corral.process.trackers import Portable
+from corral.process.bare import ledger
+from corral.process.bare import mark as marks
+from corral.process.bare.ending import Ending, Ladder
+from corral.process.bare.errors import LedgerError
+from corral.process.bare.host import host_table, why_unusable
+from corral.process.bare.ledger import Entry, Rejected
+from corral.process.bare.report import Report
+from corral.process.bare.signals import Signaller
+from corral.process.bare.table import Process, ProcessTable, account_uid, find_living
+from corral.process.bare.trackers import Portable
 from corral.process.whereabouts import ELSEWHERE, HERE, REAPER, Elsewhere, locate
 
 _HELD_MARGIN = 5.0

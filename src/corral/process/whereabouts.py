@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from corral.process import mark as marks
-from corral.process.ledger import Entry
-from corral.process.table import Process, ProcessTable, find_living
+from corral.process.bare import mark as marks
+from corral.process.bare.ledger import Entry
+from corral.process.bare.table import Process, ProcessTable, find_living
 
 HERE = "here"
 ENDED = "ended"

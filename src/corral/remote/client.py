@@ -14,7 +14,7 @@ import msgspec
 from corral.remote import wire
 
 if TYPE_CHECKING:
-    from corral.backends.base import Answer, Input
+    from corral.backends.backend import Answer, Input
     from corral.service.front import Front, Welcome
 
 CONNECT_TIMEOUT = 5.0  # seconds

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from corral.backends.base import Answer, Input
+from corral.backends.backend import Answer, Input
 from corral.remote import wire
 from corral.remote.peers import Speakers, peer_uid, speakers
 from corral.service import commands
+from corral.service.conversation_ref import ConversationRef
 from corral.service.front import to_json
 from corral.service.service import AccessError
-from corral.service.subject import Subject
 from corral.tasks import Tasks
 from corral.workers import Workers
 
@@ -240,14 +240,14 @@ class _Client:
         if self.aborting is not None:
             self.aborting.cancel()
 
-    def _subject(self, person: str, hello: wire.Hello) -> Subject:
+    def _subject(self, person: str, hello: wire.Hello) -> ConversationRef:
         """What a new conversation is about. Raises LookupError for an unknown engine or a bad model name."""
         engine = hello.engine or self.service.config.engine_of(self.service.person(person))
         if engine not in self.service.engines:
             raise LookupError(f"unknown engine {engine!r}: choose {', '.join(self.service.engines)}")
         if hello.model is not None and not commands.is_name(hello.model):
             raise LookupError(commands.NOT_A_NAME)
-        return Subject(person, engine, "", hello.model)
+        return ConversationRef(person, engine, "", hello.model)
 
     def _greet(self, welcome: Welcome) -> None:
         self.writer.transport.set_write_buffer_limits(high=MOST_WAITING)

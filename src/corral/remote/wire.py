@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from corral.backends import base
-from corral.backends.base import Event, Limits, Step
+from corral.backends import events
+from corral.backends.backend import Limits
+from corral.backends.events import Event, Step
 from corral.printable import shortened, valid
 from corral.process import Report
 from corral.service.front import CommandHelp, Missed, Reply, Shown, Welcome, to_json
@@ -60,7 +61,7 @@ class AnswerCall(msgspec.Struct, tag="answer", tag_field="call", omit_defaults=T
     """Seat.answer."""
 
     approval_id: str
-    decision: base.Decision
+    decision: events.Decision
     answers: dict[str, list[str]] = {}
 
 
@@ -87,19 +88,19 @@ call_decoder = msgspec.json.Decoder(Call)
 _EVENTS: dict[str, type[Event | Missed]] = {
     kind.event: kind
     for kind in (
-        base.BackendStarted,
-        base.TurnStarted,
-        base.Text,
-        base.Reasoning,
-        base.ToolStarted,
-        base.ToolOutput,
-        base.ToolEnded,
-        base.ApprovalRequested,
-        base.ApprovalClosed,
-        base.Usage,
-        base.Notice,
-        base.TurnEnded,
-        base.BackendEnded,
+        events.BackendStarted,
+        events.TurnStarted,
+        events.Text,
+        events.Reasoning,
+        events.ToolStarted,
+        events.ToolOutput,
+        events.ToolEnded,
+        events.ApprovalRequested,
+        events.ApprovalClosed,
+        events.Usage,
+        events.Notice,
+        events.TurnEnded,
+        events.BackendEnded,
         Missed,
     )
 }
@@ -122,7 +123,7 @@ def line(message: dict[str, Any]) -> bytes:
         most //= 16
     if len(fitting) <= MOST_BYTES:
         return fitting
-    return encode({"event": base.Notice.event, "message": f"too long to be shown: {message.get('event')}"})
+    return encode({"event": events.Notice.event, "message": f"too long to be shown: {message.get('event')}"})
 
 
 def event_lines(event: Shown) -> Iterator[bytes]:
@@ -188,11 +189,11 @@ def event_from(data: dict[str, Any]) -> Shown:
     Raises KeyError, TypeError or ValueError (msgspec.ValidationError) for what is no event.
     """
     name = data["event"]
-    if name == base.BackendEnded.event:
+    if name == events.BackendEnded.event:
         steps = tuple(Step(step["name"], step["seconds"], tuple(step["ended"])) for step in data.get("steps", ()))
-        return base.BackendEnded(Report.from_json(data["report"]), steps)
+        return events.BackendEnded(Report.from_json(data["report"]), steps)
     fields = {key: value for key, value in data.items() if key != "event"}
     if name == Reply.event and "about" in data:
         return msgspec.convert(fields, Reply)
     kind = _EVENTS.get(name)
-    return msgspec.convert(fields, kind) if kind is not None else base.Notice(f"({name})")
+    return msgspec.convert(fields, kind) if kind is not None else events.Notice(f"({name})")

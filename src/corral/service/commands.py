@@ -8,8 +8,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from corral.backends.base import Answer, Decision, Input
+from corral.backends.backend import Answer, Input
 from corral.backends.errors import BackendError
+from corral.backends.events import Decision
 from corral.service import telling
 from corral.service.front import CommandHelp, Reply
 
@@ -165,7 +166,7 @@ def _choice(at: LocalSeat, argument: str, before: str | None, what: str) -> str 
         return argument
     if before is not None:
         # What was chosen in a running agent stays chosen there.
-        at.conversation.renew(f"it goes back to the default {what}")
+        at.conversation.mark_stale(f"it goes back to the default {what}")
     return None
 
 

@@ -12,29 +12,26 @@ from typing import Any
 
 import structlog
 
-from corral.backends.base import (
-    Answer,
+from corral.backends.backend import Answer, Backend, Choices, Input
+from corral.backends.errors import BackendError
+from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
-    Backend,
     BackendEnded,
-    Choices,
     Event,
-    Input,
     Notice,
     Text,
     TurnEnded,
     Usage,
 )
-from corral.backends.errors import BackendError
 from corral.process import JobError
 from corral.service.audience import Audience
+from corral.service.conversation_ref import ConversationRef
+from corral.service.current_backend import CurrentBackend, StartBackend
 from corral.service.front import Follower
-from corral.service.holder import Holder, StartBackend
+from corral.service.policy import Policy
 from corral.service.pool import Pool, PoolFullError
 from corral.service.store.journal import Journal
-from corral.service.subject import Subject
-from corral.service.terms import Terms
 from corral.tasks import Tasks
 
 log = structlog.get_logger(__name__)
@@ -63,12 +60,12 @@ class Conversation:
 
     def __init__(
         self,
-        subject: Subject,
+        subject: ConversationRef,
         *,
         start: StartBackend,
         pool: Pool,
         journal: Journal,
-        terms: Callable[[Subject], Terms],
+        terms: Callable[[ConversationRef], Policy],
         after: asyncio.Task[None] | None = None,
     ) -> None:
         """`after`: what must be over before this one starts a backend, such as the end of the one before it."""
@@ -84,7 +81,7 @@ class Conversation:
         """Whether it is closed, or being closed."""
         self.gone = asyncio.Event()
         """Set when it is closed, and others may take it up."""
-        self._holder = Holder(subject, start, pool, journal, self.audience, terms, after)
+        self._holder = CurrentBackend(subject, start, pool, journal, self.audience, terms, after)
         self._journal = journal
         self._terms = terms
         self._waiting: deque[_Waiting] = deque()
@@ -150,7 +147,7 @@ class Conversation:
         self._finishing.add(front)
         self._wake.set()
 
-    def warm(self) -> None:
+    def start_now(self) -> None:
         """Start the backend now, and not with the first message."""
         self._eager = True
         self._wake.set()
@@ -200,7 +197,7 @@ class Conversation:
         self._begin_change("the agent was restarted")
         return self._restart(self._stops)
 
-    def renew(self, reason: str) -> None:
+    def mark_stale(self, reason: str) -> None:
         """Have the next turn held by a fresh backend, for `reason`: what was set can only be set at a start."""
         self._holder.stale = reason
 
@@ -320,7 +317,7 @@ class Conversation:
             if self._changes:
                 await self._settled.wait()
             elif self._eager:
-                await self._warm()
+                await self._start_now()
             elif self._waiting:
                 await self._hold_turn(self._waiting.popleft())
             else:
@@ -334,7 +331,7 @@ class Conversation:
             self.broken = True
             self.audience.closed(f"a fault in corral: {error!r}")
 
-    async def _warm(self) -> None:
+    async def _start_now(self) -> None:
         try:
             async with self._holder.lock:
                 if self.backend is None and not self.over:

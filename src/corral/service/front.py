@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-from corral.backends import base
-from corral.backends.base import Event, Limits
+from corral.backends import events
+from corral.backends.backend import Limits
+from corral.backends.events import Event
 
 if TYPE_CHECKING:
-    from corral.backends.base import Answer, Input
+    from corral.backends.backend import Answer, Input
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def to_json(event: Shown) -> dict[str, Any]:
     """The event as the JSON object of `corral chat --json`."""
     if isinstance(event, Reply | Missed):
         return {"event": event.event, **asdict(event)}
-    return base.to_json(event)
+    return events.to_json(event)
 
 
 @dataclass(frozen=True, slots=True)

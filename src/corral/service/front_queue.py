@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from corral.backends.base import Reasoning, Text, ToolOutput
+from corral.backends.events import Reasoning, Text, ToolOutput
 from corral.service.front import Missed
 from corral.tasks import Tasks
 

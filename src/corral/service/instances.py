@@ -10,8 +10,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from corral.process.host import host_table
-from corral.process.table import ProcessTable, find_living
+from corral.process.bare.host import host_table
+from corral.process.bare.table import ProcessTable, find_living
 
 _locks: dict[str, int] = {}
 """The descriptors of this process's own locks, by entry."""
@@ -47,7 +47,7 @@ def unlock(folder: Path, instance: str, *, left: bool) -> None:
         os.close(descriptor)
 
 
-def bury(connection: sqlite3.Connection, but: str) -> None:
+def mark_dead(connection: sqlite3.Connection, but: str) -> None:
     """Write down which others have died since anybody looked, and that they hold nothing any more."""
     _remove_left_locks(connection)
     others = connection.execute("select id from instances where closed is null and id <> ?", (but,)).fetchall()

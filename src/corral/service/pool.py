@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from corral.process.host import host_table
+from corral.process.bare.host import host_table
 from corral.service.instances import lives
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from corral.backends.base import Backend, BackendEnded
+    from corral.backends.backend import Backend
+    from corral.backends.events import BackendEnded
     from corral.process import Survivor
 
 T = TypeVar("T")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from corral.process import Process
-from corral.process.host import host_table
-from corral.process.table import account_name
+from corral.process.bare.host import host_table
+from corral.process.bare.table import account_name
 
 COMMAND_WIDTH = 100
 

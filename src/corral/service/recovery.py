@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import structlog
 
-from corral.process import JobError, Report, SweepResult, ledger, sweep
+from corral.process import JobError, Report, SweepResult, sweep
+from corral.process.bare import ledger
 from corral.service import spool
 from corral.service.store.store import StoreError
 from corral.workers import Workers

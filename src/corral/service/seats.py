@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from corral.backends.base import Answer, Input, Notice
+from corral.backends.backend import Answer, Input
+from corral.backends.events import Notice
 from corral.printable import valid
 from corral.service import commands
 from corral.service.commands import Answered
 from corral.service.conversation import Conversation
+from corral.service.conversation_ref import ConversationRef
 from corral.service.front import Reply
 from corral.service.front_queue import FrontQueue
 from corral.service.store.store import StoreError
-from corral.service.subject import Subject
 from corral.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -120,15 +121,15 @@ class LocalSeat:
 
     # What the commands and the service ask of it.
 
-    def subject(self, *, engine: str | None = None, workspace: str | None = None) -> Subject:
+    def subject(self, *, engine: str | None = None, workspace: str | None = None) -> ConversationRef:
         """What a new conversation is about that follows the one here."""
         before = self.conversation.subject
         if engine is not None and engine != before.engine:
             # A model's name is the other engine's.
-            return Subject(self.person, engine, before.workspace)
-        return Subject(self.person, before.engine, workspace or before.workspace, before.model, before.effort)
+            return ConversationRef(self.person, engine, before.workspace)
+        return ConversationRef(self.person, before.engine, workspace or before.workspace, before.model, before.effort)
 
-    def move(self, subject: Subject) -> Coroutine[Any, Any, None]:
+    def move(self, subject: ConversationRef) -> Coroutine[Any, Any, None]:
         """End what is here, and go on with another conversation; await what it returns.
 
         What is sent after this call belongs to the new one, which starts when the old one's end is over.

@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from corral.backends.base import BackendEnded, Notice
-from corral.backends.running import LOOK_TIMEOUT, LOOKING
+from corral.backends.backend_process import LOOK_TIMEOUT, LOOKING
+from corral.backends.events import BackendEnded, Notice
 from corral.service import recovery
 from corral.service.commands import COMMANDS
 from corral.service.conversation import Conversation
+from corral.service.conversation_ref import ConversationRef
+from corral.service.current_backend import StartBackend
 from corral.service.front import Welcome
-from corral.service.holder import StartBackend
 from corral.service.pool import Pool
 from corral.service.processes import Seen, described
 from corral.service.seats import LocalSeat
 from corral.service.starting import terms, workspaces
 from corral.service.store.journal import Journal
 from corral.service.store.store import StoreError
-from corral.service.subject import Subject
 from corral.tasks import Tasks
 
 if TYPE_CHECKING:
-    from corral.backends.base import Backend
+    from corral.backends.backend import Backend
     from corral.config import Config, Person
     from corral.service.front import Front
+    from corral.service.policy import Policy
     from corral.service.store.store import ConversationRow, Store, UsageRow
-    from corral.service.terms import Terms
     from corral.service.workspaces import Workspaces
 
 log = structlog.get_logger(__name__)
@@ -115,7 +115,7 @@ class Service:
             elif name in moved:
                 self._tasks.own(self._end_moved(conversation, conversation.close("its person's account was changed")))
             elif _how_started(before, name) != _how_started(config, name):
-                conversation.renew("the configuration has changed")
+                conversation.mark_stale("the configuration has changed")
 
     async def shutdown(self) -> Summary:
         """End everything at once, within [service] shutdown as a whole, and say how it went."""
@@ -180,7 +180,7 @@ class Service:
         *,
         channel: str = "",
         resume: str | None = None,
-        subject: Subject | None = None,
+        subject: ConversationRef | None = None,
         greet: Callable[[Welcome], None] = lambda _: None,
     ) -> LocalSeat:
         """A place for a front end: at a new conversation (about `subject`), or at an earlier one.
@@ -211,7 +211,7 @@ class Service:
             if taken is not None:
                 self.forget_if_unused(taken)
             raise AccessError
-        begun = taken or self.begin(subject or Subject(person, self._config.engine_of(who), ""))
+        begun = taken or self.begin(subject or ConversationRef(person, self._config.engine_of(who), ""))
         welcome = Welcome(
             person,
             begun.subject.engine,
@@ -245,7 +245,7 @@ class Service:
 
     # Conversations.
 
-    def begin(self, subject: Subject, *, after: asyncio.Task[None] | None = None) -> Conversation:
+    def begin(self, subject: ConversationRef, *, after: asyncio.Task[None] | None = None) -> Conversation:
         """A new conversation, or one that was taken up. It starts a backend with its first message."""
         conversation = Conversation(
             subject,
@@ -275,7 +275,9 @@ class Service:
             if not free:
                 return f"conversation {row.id} is open in another program just now: end it there first"
             return self.begin(
-                Subject(row.person, row.engine, row.workspace, row.model, row.effort, row.thread, row.id, row.title)
+                ConversationRef(
+                    row.person, row.engine, row.workspace, row.model, row.effort, row.thread, row.id, row.title
+                )
             )
 
     async def end(self, conversation: Conversation, why: str) -> BackendEnded | None:
@@ -295,7 +297,7 @@ class Service:
         stopping = [one.stop() for one in own if one.backend is not None or one.busy]
         return [ended for ended in await asyncio.gather(*stopping) if ended is not None]
 
-    def terms(self, subject: Subject) -> Terms:
+    def terms(self, subject: ConversationRef) -> Policy:
         """The terms of a conversation now; of a person who was taken out, those of before."""
         person = self._config.person(subject.person) or self._former[subject.person]
         return terms(self._config, person, subject)
@@ -376,7 +378,7 @@ class Service:
         if cut:
             await self._written(self.store.told([turn.id for turn in cut]), None)
 
-    async def _conversation_known(self, subject: Subject) -> None:
+    async def _conversation_known(self, subject: ConversationRef) -> None:
         for seat in list(self.seats):
             if seat.conversation.subject is subject and seat.channel:
                 await self._remember_channel(seat)

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from corral.backends.backend_process import BackendProcess
 from corral.backends.claude import Claude
 from corral.backends.codex import Codex, find_codex
 from corral.backends.environment import agent_environment
 from corral.backends.errors import BackendError, EngineNotFoundError
 from corral.backends.launch import Launch
-from corral.backends.running import Running
-from corral.process.ledger import new_id
-from corral.process.table import account_name, is_this_account
+from corral.process.bare.ledger import new_id
+from corral.process.bare.table import account_name, is_this_account
 from corral.service import spool
-from corral.service.holder import Announce, Begun
+from corral.service.conversation_ref import ConversationRef
+from corral.service.current_backend import Announce, Begun
+from corral.service.policy import Policy
 from corral.service.pool import Bounds
-from corral.service.subject import Subject
-from corral.service.terms import Terms
 from corral.service.workspaces import Workspaces
 from corral.workers import NoThreadError, Workers
 
@@ -39,7 +39,7 @@ MOST_TOLD = 1000  # notices that the operator gets; engines may word each anew
 
 _PREPARING = Workers("corral-prepare", usual=4, most=16)
 
-Kinds = Callable[["Config", "Person", Subject], "EngineKind"]
+Kinds = Callable[["Config", "Person", ConversationRef], "EngineKind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Starter:
     _told: set[tuple[str, str]] = field(default_factory=set, compare=False)
     """What the operator was told, of which account."""
 
-    async def __call__(self, subject: Subject, thread: str | None, announce: Announce) -> Begun:
+    async def __call__(self, subject: ConversationRef, thread: str | None, announce: Announce) -> Begun:
         """Announce and start a backend, resuming `thread`. Raises BackendError, ResumeError, JobError."""
         config = self.config()
         person = config.person(subject.person)
@@ -79,7 +79,7 @@ class Starter:
             for notice in launch.notices:
                 tell(notice)
             launch = replace(launch, notices=(), tell_operator=tell)
-        backend = Running(kind, launch, config.timeouts.limits())
+        backend = BackendProcess(kind, launch, config.timeouts.limits())
         await announce(launch.job_id, launch.account or account_name(os.getuid()))
         await backend.start(thread)
         return Begun(backend)
@@ -91,7 +91,7 @@ class Starter:
         self._told.add((account, notice))
         log.warning("a notice for the operator", account=account or None, notice=notice)
 
-    def launch(self, config: Config, person: Person, subject: Subject) -> Launch:
+    def launch(self, config: Config, person: Person, subject: ConversationRef) -> Launch:
         """The account, the folder, the environment and the ladder."""
         job_id = new_id()
         state_dir = config.service.state_dir
@@ -123,7 +123,7 @@ class Starter:
         return built.variables, built.notices
 
 
-def configured_kind(config: Config, person: Person, subject: Subject) -> EngineKind:
+def configured_kind(config: Config, person: Person, subject: ConversationRef) -> EngineKind:
     """The engine as the configuration has it."""
     if subject.engine == "claude":
         claude = config.engines.claude
@@ -140,12 +140,12 @@ def configured_kind(config: Config, person: Person, subject: Subject) -> EngineK
     return Codex(command, model=_first_model(config, person, subject), approval=codex.approval, sandbox=codex.sandbox)
 
 
-def terms(config: Config, person: Person, subject: Subject) -> Terms:
+def terms(config: Config, person: Person, subject: ConversationRef) -> Policy:
     """The person's terms for a conversation with this engine."""
     settings = config.engines.claude if subject.engine == "claude" else config.engines.codex
     own = person.effort if subject.engine == config.engine_of(person) else None
     ladder = config.ladder
-    return Terms(
+    return Policy(
         limits=config.timeouts.limits(),
         bounds=Bounds(config.pool.backends, person.backends or config.pool.per_person),
         queue=config.pool.queue,
@@ -172,7 +172,7 @@ def _limits(person: Person) -> dict[str, int]:
     return {name: most for name, most in wanted.items() if most is not None}
 
 
-def _first_model(config: Config, person: Person, subject: Subject) -> str | None:
+def _first_model(config: Config, person: Person, subject: ConversationRef) -> str | None:
     if subject.model is not None:
         return subject.model  # chosen for the conversation: it is what the start says, too
     own = person.model if subject.engine == config.engine_of(person) else None

@@ -8,7 +8,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from corral.process.table import account_name
+from corral.process.bare.table import account_name
 
 
 class StateFolderError(Exception):

@@ -14,7 +14,7 @@ from corral.service.store.store import StoreError
 from corral.spans import size, span
 
 if TYPE_CHECKING:
-    from corral.backends.base import Backend
+    from corral.backends.backend import Backend
     from corral.process import Process
     from corral.service.conversation import Conversation
     from corral.service.seats import LocalSeat

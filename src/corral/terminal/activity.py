@@ -9,12 +9,12 @@ from typing import TypeAlias
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.formatted_text.utils import fragment_list_width
 
-from corral.backends.base import (
+from corral.backends.backend import Limits
+from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
     BackendEnded,
     BackendStarted,
-    Limits,
     Reasoning,
     Text,
     ToolEnded,

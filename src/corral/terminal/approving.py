@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from corral.backends.base import Answer, ApprovalClosed, ApprovalRequested, Decision, Question
+from corral.backends.backend import Answer
+from corral.backends.events import ApprovalClosed, ApprovalRequested, Decision, Question
 from corral.service.front import Shown
 
 WORDS: dict[str, Decision] = {

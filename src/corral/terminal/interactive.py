@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from corral.backends.base import ApprovalRequested, Notice, TurnEnded
+from corral.backends.events import ApprovalRequested, Notice, TurnEnded
 from corral.display.wording import in_columns
 from corral.display.wording import question as worded
 from corral.service.front import CommandHelp, Reply, Seat, Shown
@@ -21,15 +21,16 @@ from corral.terminal.approving import Approver
 from corral.terminal.history import history_file, history_of
 from corral.terminal.plain import QUIT
 from corral.terminal.screen import Screen
-from corral.terminal.stay import FAILED
+from corral.terminal.session import FAILED
 from corral.terminal.transcript import Transcript
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from corral.backends.base import Answer, Decision
+    from corral.backends.backend import Answer
+    from corral.backends.events import Decision
     from corral.terminal.output import Output
-    from corral.terminal.stay import Stay
+    from corral.terminal.session import Session
 
 log = structlog.get_logger(__name__)
 
@@ -42,9 +43,9 @@ QUIT_HELP = CommandHelp("/quit", "", "end the agent and leave")
 
 
 class Interactive:
-    """The terminal's side of a stay (a corral.terminal.stay.Face)."""
+    """The terminal's side of a stay (a corral.terminal.session.View)."""
 
-    def __init__(self, stay: Stay, output: Output, state_dir: Path | None) -> None:
+    def __init__(self, stay: Session, output: Output, state_dir: Path | None) -> None:
         self._stay = stay
         self._output = output
         self._state_dir = state_dir

@@ -12,7 +12,7 @@ from corral.terminal.approving import WORDS
 if TYPE_CHECKING:
     from prompt_toolkit.buffer import Buffer
 
-    from corral.backends.base import Decision
+    from corral.backends.events import Decision
 
 DECISION_KEYS: dict[str, Decision] = {word: decision for word, decision in WORDS.items() if len(word) == 1}
 

@@ -9,17 +9,17 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from corral.backends.base import Notice, TurnEnded
+from corral.backends.events import Notice, TurnEnded
 from corral.service.front import Seat, Shown
 from corral.terminal.approving import Approver
 from corral.terminal.lines import MOST_BYTES, Lines
-from corral.terminal.stay import FAILED
+from corral.terminal.session import FAILED
 
 if TYPE_CHECKING:
-    from corral.backends.base import Answer
+    from corral.backends.backend import Answer
     from corral.terminal.output import Output
     from corral.terminal.printing import Printer
-    from corral.terminal.stay import Stay
+    from corral.terminal.session import Session
 
 QUIT = ("/quit", "/exit")
 # A file of a hundred messages is a hundred turns, and no queue of a hundred: the seat has one running, one waiting.
@@ -30,9 +30,9 @@ MOVING = ("/engine", "/workspace", "/resume")
 
 
 class Plain:
-    """Lines in, lines out (a corral.terminal.stay.Face)."""
+    """Lines in, lines out (a corral.terminal.session.View)."""
 
-    def __init__(self, stay: Stay, output: Output, printer: Printer, *, asks: bool) -> None:
+    def __init__(self, stay: Session, output: Output, printer: Printer, *, asks: bool) -> None:
         self._stay = stay
         self._output = output
         self._printer = printer

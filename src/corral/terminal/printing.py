@@ -9,7 +9,7 @@ from typing import IO, Protocol
 from rich.console import Console, Group, RenderableType
 from rich.text import Text as Styled
 
-from corral.backends.base import (
+from corral.backends.events import (
     ApprovalRequested,
     BackendEnded,
     BackendStarted,

@@ -10,11 +10,11 @@ from corral.backends.errors import EngineNotFoundError
 from corral.display import processes as view
 from corral.printable import harmless
 from corral.remote.client import NoServiceError, RefusedError
+from corral.terminal.connectors import Connector, ConnectorError
 from corral.terminal.output import Output
 from corral.terminal.plain import Plain
 from corral.terminal.printing import JsonPrinter, TextPrinter
-from corral.terminal.stay import FAILED, Face, Signals, Stay
-from corral.terminal.venues import Venue, VenueError
+from corral.terminal.session import FAILED, Session, Signals, View
 
 DUMB = ("", "dumb", "unknown")
 
@@ -24,7 +24,7 @@ def say(text: str) -> None:
     sys.stderr.write(f"corral: {harmless(text)}\n")
 
 
-async def run(venue: Venue, *, as_json: bool = False, state_dir: Path | None = None) -> int:
+async def run(connector: Connector, *, as_json: bool = False, state_dir: Path | None = None) -> int:
     """Chat over the standard streams until the person leaves; the exit status.
 
     0; FAILED if there is no seat to be had, if something survived the agent's end, or if a turn failed and nobody sits
@@ -35,14 +35,14 @@ async def run(venue: Venue, *, as_json: bool = False, state_dir: Path | None = N
         say("standard output is closed: send it somewhere, be it /dev/null")
         return FAILED
     typed = sys.stdin is not None and sys.stdin.isatty()
-    stay = Stay(strict=not typed)
+    stay = Session(strict=not typed)
     output = Output(1, lambda: stay.leave(FAILED))
     asks = typed and output.isatty() and not as_json
     face = _face(stay, output, asks=asks, as_json=as_json, state_dir=state_dir)
     with Signals(stay.on_signal):
         try:
-            await stay.hold(venue, face)
-        except (VenueError, NoServiceError, RefusedError, EngineNotFoundError) as error:
+            await stay.hold(connector, face)
+        except (ConnectorError, NoServiceError, RefusedError, EngineNotFoundError) as error:
             stay.closed(str(error))
         finally:
             try:
@@ -55,7 +55,7 @@ async def run(venue: Venue, *, as_json: bool = False, state_dir: Path | None = N
     return stay.status
 
 
-def _face(stay: Stay, output: Output, *, asks: bool, as_json: bool, state_dir: Path | None) -> Face:
+def _face(stay: Session, output: Output, *, asks: bool, as_json: bool, state_dir: Path | None) -> View:
     if as_json:
         return Plain(stay, output, JsonPrinter(output.file), asks=False)
     if not asks or os.environ.get("TERM", "") in DUMB:

@@ -9,7 +9,7 @@ from rich.cells import chop_cells
 from rich.console import Group, RenderableType
 from rich.text import Text as Styled
 
-from corral.backends.base import (
+from corral.backends.events import (
     ApprovalClosed,
     BackendEnded,
     BackendStarted,
@@ -29,7 +29,7 @@ from corral.terminal.blocks import Block, Blocks
 from corral.terminal.markdown import TAB, rendered
 
 if TYPE_CHECKING:
-    from corral.backends.base import ApprovalRequested
+    from corral.backends.events import ApprovalRequested
     from corral.terminal.activity import Fragments
 
 TAIL = 4096  # characters of a thought, or of a tool's output, that are looked at

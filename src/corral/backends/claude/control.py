@@ -12,8 +12,8 @@ import msgspec
 
 from corral.backends.claude import wire
 from corral.backends.errors import ConnectionEndedError, RefusedError
-from corral.backends.exchange import REQUEST_TIMEOUT, Exchange, Skipped
 from corral.backends.jsonl import TooLong, read_lines
+from corral.backends.peer import REQUEST_TIMEOUT, Peer, Skipped
 from corral.backends.unicode import Altered
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class ControlConnection:
     """Claude's peer. `run` reads until claude ends its output; its owner holds that task."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
-        self.exchange = Exchange(writer)
+        self.exchange = Peer(writer)
         self._reader = reader
         self._handler = handler
         self._skipped = Skipped()

@@ -9,7 +9,7 @@ import msgspec
 
 from corral.backends.claude import permissions, wire
 from corral.backends.claude.control import ControlConnection
-from corral.backends.claude.sorting import TELLS_OF_MESSAGES, Sorter
+from corral.backends.claude.turn_reader import TELLS_OF_MESSAGES, TurnReader
 from corral.backends.engine import Opened
 from corral.backends.errors import BackendError, RefusedError
 from corral.backends.numbers import moment
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from corral.backends.attachments import Message
-    from corral.backends.base import Choices
+    from corral.backends.backend import Choices
     from corral.backends.engine import Host, Opening
     from corral.backends.turn import Turn
 
@@ -43,7 +43,7 @@ class ClaudeEngine:
         self._session = ""
         self._tells_of_messages = False
         self._at_work = False
-        self._sorter: Sorter | None = None
+        self._sorter: TurnReader | None = None
         self._tasks: set[str] = set()
         self._earlier_tasks: set[str] = set()
 
@@ -78,7 +78,7 @@ class ClaudeEngine:
         if turn.stopped:
             raise RefusedError("it was stopped before it was handed over")
         self._earlier_tasks = set(self._tasks)
-        sorter = self._sorter = Sorter(turn)
+        sorter = self._sorter = TurnReader(turn)
         await self._connection.say(sorter.message_id, _as_content(message))
 
     async def steer(self, turn: Turn, message: Message) -> bool:  # noqa: ARG002 - there is one turn at a time
@@ -98,7 +98,7 @@ class ClaudeEngine:
         except RefusedError as error:
             log.debug("interrupt: %s", error)
 
-    async def clean(self, *, everything: bool) -> None:
+    async def stop_background_work(self, *, everything: bool) -> None:
         """Stop the commands in the background, which an interrupt does not touch."""
         for task in self._tasks - (set() if everything else self._earlier_tasks):
             try:
@@ -135,7 +135,7 @@ class ClaudeEngine:
             self._sorter.take(head, line)
 
     def on_lost(self, why: str) -> None:
-        self._host.spoil(f"claude wrote {why}")
+        self._host.fail_turn(f"claude wrote {why}")
 
     async def on_request(self, request_id: str, request: msgspec.Raw) -> object:
         declined = self._sorter.declined if self._sorter is not None else set()

@@ -57,8 +57,8 @@ class Claude:
             argv.append(f"--permission-mode={self.permission_mode}")
         return [*argv, f"--settings={self.settings}"] if self.settings else argv
 
-    def refuses(self, opening: Opening, last_words: str) -> bool:
+    def is_unknown_conversation(self, opening: Opening, last_words: str) -> bool:
         return opening.conversation is not None and any(words in last_words for words in UNKNOWN_CONVERSATION)
 
-    def speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
+    def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
         return ClaudeEngine(self.model or "", reader, writer, host)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from corral.backends import forms
-from corral.backends.base import ApprovalRequested, Ask, Question
+from corral.backends.backend import Ask
 from corral.backends.claude import tools, wire
 from corral.backends.errors import RefusedError
+from corral.backends.events import ApprovalRequested, Question
 
 if TYPE_CHECKING:
     from corral.backends.engine import Host

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from corral.backends.base import ToolEnded, ToolStarted, ToolStatus
 from corral.backends.claude import wire
+from corral.backends.events import ToolEnded, ToolStarted, ToolStatus
 from corral.backends.numbers import exit_code
 
 OUTPUT_TAIL = 4000  # characters of a tool's output that an event carries

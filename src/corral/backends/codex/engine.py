@@ -12,17 +12,17 @@ import msgspec
 
 import corral
 from corral.backends.codex import limits, requests, wire
-from corral.backends.codex.sorting import Sorter
+from corral.backends.codex.turn_reader import TurnReader
 from corral.backends.engine import Opened
 from corral.backends.errors import BackendError, RefusedError, RequestError, ResumeError
-from corral.backends.exchange import Skipped
+from corral.backends.peer import Skipped
 from corral.backends.rpc import MOST_NAME, RequestId, RpcConnection
 
 if TYPE_CHECKING:
     import asyncio
 
     from corral.backends.attachments import Message
-    from corral.backends.base import Choices
+    from corral.backends.backend import Choices
     from corral.backends.engine import Host, Opening
     from corral.backends.turn import Turn
 
@@ -61,7 +61,7 @@ class CodexEngine:
         self._thread = ""
         self._nonce = uuid.uuid4().hex[:12]
         self._efforts: set[str] | None = None
-        self._sorter: Sorter | None = None
+        self._sorter: TurnReader | None = None
         self._skipped = Skipped()
 
     @property
@@ -92,7 +92,7 @@ class CodexEngine:
             raise RefusedError("it was stopped before it was handed over")
         # Before the reply names the turn, what follows it may have come already: the sorter keeps it.
         counted = self._sorter.counted if self._sorter is not None else 0
-        sorter = self._sorter = Sorter(self._thread, turn, counted)
+        sorter = self._sorter = TurnReader(self._thread, turn, counted)
         named = (("model", choices.model), ("effort", choices.effort), ("approvalPolicy", choices.mode))
         chosen = {name: value for name, value in named if value is not None}
         try:
@@ -125,7 +125,7 @@ class CodexEngine:
             # gives no answer at all.
             log.debug("turn/interrupt: %r", error)
 
-    async def clean(self, *, everything: bool) -> None:  # noqa: ARG002 - codex cleans all of the conversation's
+    async def stop_background_work(self, *, everything: bool) -> None:  # noqa: ARG002 - codex cleans all of the conversation's
         if self._thread and not self._rpc.exchange.ended:
             await self._rpc.request("thread/backgroundTerminals/clean", {"threadId": self._thread})
 
@@ -158,7 +158,7 @@ class CodexEngine:
             self._skipped.note("a %s that is not as expected: %s", method[:MOST_NAME], error)
 
     def on_lost(self, why: str) -> None:
-        self._host.spoil(f"codex wrote {why}")
+        self._host.fail_turn(f"codex wrote {why}")
 
     async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
         title_of = self._sorter.title_of if self._sorter is not None else str

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from corral.backends.base import Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus, TurnEvent
 from corral.backends.codex import wire
+from corral.backends.events import Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus, TurnEvent
 from corral.backends.numbers import exit_code
 from corral.backends.unicode import REPLACEMENT, Altered, Joiner
 

@@ -35,10 +35,10 @@ class Codex:
     def argv(self, opening: Opening) -> list[str]:  # noqa: ARG002 - codex is told of the conversation when it runs
         return [*self.command, *(part for override in self.overrides for part in ("-c", override)), "app-server"]
 
-    def refuses(self, opening: Opening, last_words: str) -> bool:  # noqa: ARG002 - codex says so on its wire
+    def is_unknown_conversation(self, opening: Opening, last_words: str) -> bool:  # noqa: ARG002 - codex says so on its wire
         return False
 
-    def speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
+    def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
         return CodexEngine(self.settings(), reader, writer, host)
 
     def settings(self) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from corral.backends import forms
-from corral.backends.base import ApprovalRequested, Ask, Decision, Question
+from corral.backends.backend import Ask
 from corral.backends.codex import wire
 from corral.backends.errors import RequestError
+from corral.backends.events import ApprovalRequested, Decision, Question
 from corral.backends.rpc import METHOD_NOT_FOUND
 
 if TYPE_CHECKING:

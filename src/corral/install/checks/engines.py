@@ -18,9 +18,9 @@ from corral.install.finding import Finding, Findings, error, ok, skip, warn
 from corral.install.programs import commands
 from corral.install.subjects import Subjects
 from corral.install.sudoers import kept_variables
-from corral.process import sudo as calls
-from corral.process.report import SURVIVORS
-from corral.process.table import account_name
+from corral.process.bare import sudo as calls
+from corral.process.bare.report import SURVIVORS
+from corral.process.bare.table import account_name
 
 if TYPE_CHECKING:
     from corral.config import Person

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import corral
 from corral.install.finding import Findings, error, ok, skip, warn
-from corral.process import mark, prctl, procfs
-from corral.process.table import Identity
+from corral.process.bare import mark, prctl, procfs
+from corral.process.bare.table import Identity
 
 COLLECTED_WITHIN = 1.0
 """Seconds after which a dead child of process 1 counts as one that nobody collects."""

@@ -9,7 +9,7 @@ import sys
 from corral.install.finding import Findings, ok, skip, warn
 from corral.install.subjects import Subjects
 from corral.install.units import DESCRIPTORS_OF_BACKEND
-from corral.process import procfs
+from corral.process.bare import procfs
 
 DESCRIPTORS_BESIDE = 64
 PROCESSES_OF_BACKEND = 3

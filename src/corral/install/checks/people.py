@@ -13,7 +13,7 @@ from corral.backends.errors import SecretError
 from corral.backends.secret_files import read_secret
 from corral.install.finding import Finding, Findings, error, ok, skip, warn
 from corral.install.subjects import Subjects
-from corral.process import folders as ways
+from corral.process.bare import folders as ways
 from corral.service.starting import workspaces
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from corral.backends.programs import is_agent
 from corral.install.finding import Findings, ok, skip, warn
 from corral.install.subjects import Subjects
 from corral.process import LedgerError, find_orphans, live_jobs
-from corral.process.host import host_table
+from corral.process.bare.host import host_table
 
 
 def orphans(subjects: Subjects) -> Findings:

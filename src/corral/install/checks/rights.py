@@ -14,7 +14,7 @@ from corral.install.calls import call
 from corral.install.finding import Finding, Findings, error, ok, skip, warn
 from corral.install.subjects import Subjects
 from corral.install.sudoers import FILE, SudoersError, named
-from corral.process import sudo as calls
+from corral.process.bare import sudo as calls
 
 _NOBODY = "nobody's agents run under another account"
 _PAM = Path("/etc/pam.d")

@@ -17,8 +17,8 @@ from corral.daemon import lock
 from corral.install.finding import Finding, Findings, error, ok, skip, warn
 from corral.install.subjects import Subjects
 from corral.process import LedgerError, live_jobs
-from corral.process.ledger import Rejected, entries
-from corral.process.table import account_name
+from corral.process.bare.ledger import Rejected, entries
+from corral.process.bare.table import account_name
 from corral.service import state_folder
 from corral.service.store import records
 from corral.service.store.database import DAMAGED, StoreError

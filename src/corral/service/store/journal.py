@@ -11,16 +11,10 @@ import structlog
 from corral.service.store.store import StoreError
 
 if TYPE_CHECKING:
-    from corral.backends.base import (
-        ApprovalClosed,
-        ApprovalRequested,
-        Backend,
-        BackendEnded,
-        TurnEnded,
-        Usage,
-    )
+    from corral.backends.backend import Backend
+    from corral.backends.events import ApprovalClosed, ApprovalRequested, BackendEnded, TurnEnded, Usage
+    from corral.service.conversation_ref import ConversationRef
     from corral.service.store.store import Store
-    from corral.service.subject import Subject
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +24,7 @@ T = TypeVar("T")
 class Journal:
     """One conversation's. A store that fails is an error in the log; one that hangs holds work up once."""
 
-    def __init__(self, store: Store, known: Callable[[Subject], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, known: Callable[[ConversationRef], Awaitable[None]]) -> None:
         """`known` is told when the conversation has got its id."""
         self._store = store
         self._known = known
@@ -38,7 +32,7 @@ class Journal:
         self._tokens = 0
         self._by: dict[str, str] = {}
 
-    async def keep(self, subject: Subject) -> None:
+    async def keep(self, subject: ConversationRef) -> None:
         """Make the conversation known, and this process its holder, if that was not done yet."""
         if subject.id:
             return
@@ -53,17 +47,17 @@ class Journal:
             subject.id = row.id
             await self._known(subject)
 
-    async def thread(self, subject: Subject) -> None:
+    async def thread(self, subject: ConversationRef) -> None:
         """The engine has named its conversation."""
         if subject.id:
             await self._written(self._store.set_thread(subject.id, subject.thread), None)
 
-    async def choices(self, subject: Subject) -> None:
+    async def choices(self, subject: ConversationRef) -> None:
         """The person has chosen a model or an effort."""
         if subject.id:
             await self._written(self._store.set_choices(subject.id, model=subject.model, effort=subject.effort), None)
 
-    async def begin_turn(self, subject: Subject, text: str) -> None:
+    async def begin_turn(self, subject: ConversationRef, text: str) -> None:
         """A message is taken up. Written before the engine gets it: what was cut is known to have been begun."""
         await self.keep(subject)
         self._tokens = 0
@@ -86,7 +80,7 @@ class Journal:
                 None,
             )
 
-    async def end_turn(self, subject: Subject, end: TurnEnded, seconds: float) -> None:
+    async def end_turn(self, subject: ConversationRef, end: TurnEnded, seconds: float) -> None:
         """A turn is over."""
         turn, self._turn = self._turn, ""
         self._by.clear()
@@ -117,7 +111,7 @@ class Journal:
         if self._turn:
             await self._written(self._store.approval_closed(self._turn, event.approval_id, event.decision, by), None)
 
-    async def new_backend(self, subject: Subject, account: str, job_id: str) -> str:
+    async def new_backend(self, subject: ConversationRef, account: str, job_id: str) -> str:
         """A backend is about to be started; the record's id, or '' if it could not be written."""
         if not subject.id:
             return ""
@@ -130,7 +124,7 @@ class Journal:
         if record:
             self._store.backend_not_started(record)
 
-    async def backend_started(self, subject: Subject, record: str, backend: Backend) -> None:
+    async def backend_started(self, subject: ConversationRef, record: str, backend: Backend) -> None:
         """A backend runs."""
         started = backend.started
         log.info(
@@ -145,7 +139,7 @@ class Journal:
         if record:
             await self._written(self._store.backend_started(record, started.user, started.pid, started.model), None)
 
-    async def backend_ended(self, subject: Subject, record: str, ended: BackendEnded, why: str) -> None:
+    async def backend_ended(self, subject: ConversationRef, record: str, ended: BackendEnded, why: str) -> None:
         """A backend is gone, or the report says what is left."""
         report = ended.report
         write = log.info if report.empty else log.error
@@ -163,7 +157,7 @@ class Journal:
             steps = [{"name": step.name, "seconds": step.seconds, "ended": list(step.ended)} for step in ended.steps]
             await self._written(self._store.backend_ended(record, report, steps, why), None)
 
-    async def release(self, subject: Subject) -> None:
+    async def release(self, subject: ConversationRef) -> None:
         """This process has done with the conversation; another may take it up."""
         if subject.id:
             await self._written(self._store.release(subject.id), None)

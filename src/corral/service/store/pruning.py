@@ -30,7 +30,7 @@ and not exists (select 1 from backends where instance = instances.id)
 
 def prune(connection: sqlite3.Connection, before: float, but: str) -> Pruned:
     """Delete what has been over since before then, inside of a transaction; `but` is this process's own entry."""
-    instances.bury(connection, but=but)
+    instances.mark_dead(connection, but=but)
     approvals = connection.execute(f"delete from approvals where turn in ({_OLD_TURNS})", (RUNNING, before)).rowcount
     return Pruned(
         approvals=approvals,

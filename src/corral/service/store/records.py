@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from corral.process.report import SURVIVORS
+from corral.process.bare.report import SURVIVORS
 from corral.service import instances
 from corral.service.store.database import StoreError, connect, damage, refuse_empty, sentence
 from corral.service.store.rows import (

@@ -219,7 +219,7 @@ class Store:
         now = time.time()
 
         def cut(connection: sqlite3.Connection) -> list[TurnRow]:
-            instances.bury(connection, but=self._instance)
+            instances.mark_dead(connection, but=self._instance)
             connection.execute(
                 f"update turns set state = ?, ended = ?, model = {_MODEL} where state = ?"
                 " and instance in (select id from instances where closed is not null)",
@@ -283,7 +283,7 @@ class Store:
         """Those without a report whose process is dead, or gone from the store."""
 
         def find(connection: sqlite3.Connection) -> list[BackendRow]:
-            instances.bury(connection, but=self._instance)
+            instances.mark_dead(connection, but=self._instance)
             rows = connection.execute(
                 f"select {BACKEND} from backends where ended is null"
                 " and instance in (select id from instances where closed is not null) order by started"

@@ -1,0 +1,390 @@
+"""Who belongs to the job, and whether anybody is left: the same questions, answered as the host allows.
+
+| tracker | who is in it | "empty" means |
+|---|---|---|
+| Subreaper | everything below this process | ECHILD: the kernel's word that no descendant is left |
+| Portable | what was ever seen below the command; for a sweep, what is marked | scans of the table found nothing |
+| Adopted | what fell to this process with a killed reaper, and is surely the job's | ECHILD; else walks found nothing |
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable
+
+from corral.process.bare import mark as marks
+from corral.process.bare import procfs
+from corral.process.bare.report import NO_CHILDREN
+from corral.process.bare.table import UNKNOWN, Births, Identity, Process, ProcessTable, is_child
+from corral.process.bare.typed import Protocol
+
+_WALL = 0x40000000 if sys.platform == "linux" else 0
+"""waitpid(2): children that were cloned with another exit signal than SIGCHLD count as children too."""
+
+
+_SCANS = 20
+"""A scan can miss a chain that hands on from process to process; one during which nobody was started cannot. Where that
+never happens, this many scans in a row must find nothing."""
+_LEAST_SCANS, _SCANNING = 3, 1.0
+"""This many are enough where scanning is slow (over this many seconds in all), or where waiting for calm is pointless
+because the host does not count forks."""
+
+
+_SPARES_DIE_WITHIN = 0.5
+"""Seconds that what a call of sudo left is given to end, once nothing else is there, before the proof is given up."""
+
+
+def nothing_found(look: Callable[[], list[Process]], births: Callable[[], Births | None]) -> bool:
+    """Whether scans show nobody: one during which nobody was started, or many in a row.
+
+    Host-wide, one such scan is exact. Within the PID namespace it takes two in a row: a pid is handed out before its
+    process can be seen, so a fork that was under way at the first count may show nowhere in the first scan. Its parent
+    is inside fork(2) until then: either the first scan meets the parent, or the second the child. (Who may choose pids
+    or set the namespace's last pid has CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE there.)
+    """
+    enough = time.monotonic() + _SCANNING
+    previous: Births | None = None
+    for number in range(1, _SCANS + 1):
+        before = births()
+        if look():
+            return False
+        if _nobody_was_started(previous, before, births()):
+            return True
+        if number >= _LEAST_SCANS and (before is None or time.monotonic() >= enough):
+            return True
+        previous = before
+    return True
+
+
+def _nobody_was_started(previous: Births | None, before: Births | None, after: Births | None) -> bool:
+    if before is None or after is None:
+        return False
+    return after.none_since(before) or (previous is not None and after.none_here_since(previous))
+
+
+def _forget(_pid: int, _status: int) -> None:
+    """Nobody asked for the status."""
+
+
+class Tracker(Protocol):
+    """What an ending needs to know of a tree."""
+
+    def members(self) -> list[Process]:
+        """The living members, parents before children."""
+
+    def collect(self) -> None:
+        """Wait, without waiting, for the dead that are this process's to collect."""
+
+    def empty(self) -> bool:
+        """Whether nothing is left, as far as this tracker can know. Collects first."""
+
+    @property
+    def proof(self) -> str | None:
+        """What `empty` rests on: `no_children` for the kernel's word, None for a scan."""
+
+    @property
+    def blind(self) -> bool:
+        """Whether members may be hidden from it, so that finding none is not even a scan's word."""
+
+    @property
+    def freezes(self) -> bool:
+        """Whether members must be stopped before they are killed, because those that get lost stay lost."""
+
+
+class Subreaper:
+    """Everything below this process, which is a child subreaper and has no children but the job's.
+
+    And, at times, its own: `spares` are what its calls of sudo have left behind. They are no members, and as long as
+    one is there the kernel's word cannot be had: then walks must find nothing else.
+    """
+
+    blind = False
+    freezes = False
+
+    def __init__(
+        self, on_exit: Callable[[int, int], None], *, by_scan: bool = False, spares: Collection[Identity] = ()
+    ) -> None:
+        self._on_exit = on_exit
+        self._by_scan = by_scan or not procfs.has_children_files()
+        self._spares = spares
+        self._alone = True
+        self._patience = _SPARES_DIE_WITHIN
+
+    @property
+    def proof(self) -> str | None:
+        return NO_CHILDREN if self._alone else None
+
+    def members(self) -> list[Process]:
+        found = procfs.descendants(os.getpid(), by_scan=self._by_scan)
+        spared: set[int] = set()
+        members = []
+        for process in found:  # parents come before their children
+            if process.identity in self._spares or process.ppid in spared:
+                spared.add(process.pid)
+            elif process.living:
+                members.append(process)
+        return members
+
+    def collect(self) -> None:
+        self._is_alone()
+
+    def empty(self) -> bool:
+        self._alone = self._is_alone()
+        if self._alone:
+            return True
+        if not self._spares or not nothing_found(self.members, procfs.births):
+            return False
+        self._wait_for_spares()
+        return True
+
+    def _wait_for_spares(self) -> None:
+        # What a call left is mostly about to end: the proof is worth a moment, once.
+        deadline, self._patience = time.monotonic() + self._patience, 0.0
+        while not self._alone and time.monotonic() < deadline:
+            time.sleep(0.001)
+            self._alone = self._is_alone()
+
+    def _is_alone(self) -> bool:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG | _WALL)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            self._on_exit(pid, status)
+
+
+class Portable:
+    """Sticky membership by identity, for hosts without a subreaper.
+
+    A member's children are members, and so is whoever shares a session with a living member: the command leads a
+    session of its own, and a session is entered by being born in it. What it cannot see: a process whose whole line of
+    ancestors came and went between two looks, in a session that no living member shares.
+    """
+
+    proof: str | None = None
+    freezes = True
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        seeds: Iterable[Identity],
+        *,
+        on_exit: Callable[[int, int], None] = _forget,
+        mark: int = 0,
+        spares: Iterable[int] = (),
+    ) -> None:
+        self._table = table
+        self._known: set[Identity] = set(seeds)
+        self._on_exit = on_exit
+        self._collects: set[int] = set()
+        self._mark = mark
+        self._spares = {0, 1, os.getpid(), *spares}
+
+    @property
+    def blind(self) -> bool:
+        return self._table.hides_others()
+
+    def members(self) -> list[Process]:
+        found = [process for process in self._find() if process.living]
+        self._known.update(process.identity for process in found)
+        return found
+
+    def follow(self, process: Process) -> None:
+        """Take in a child of this process: the command."""
+        self._known.add(process.identity)
+        self._collects.add(process.pid)
+
+    def collect(self) -> None:
+        for pid in list(self._collects):
+            try:
+                done, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                self._collects.discard(pid)
+                continue
+            if done:
+                self._collects.discard(pid)
+                self._on_exit(pid, status)
+
+    def empty(self) -> bool:
+        self.collect()
+        return nothing_found(self.members, self._table.births)
+
+    def _find(self) -> list[Process]:
+        rows: list[Process] = []
+        seeds: list[Process] = []
+        began = self._table.clock()
+        for row in self._table.scan():
+            if row.pid in self._spares:
+                continue
+            rows.append(row)
+            # The mark is asked for at once: a link of a chain does not live to the end of the scan.
+            if row.identity in self._known or carries_mark(self._table, row, self._mark):
+                seeds.append(row)
+        return grow(Rows(self._table, rows, began), seeds)
+
+
+class Adopted:
+    """What fell to this process, a child subreaper, when the reaper of a job was killed.
+
+    This process has other children as well, so only what is surely the job's is a member: what is named in the record,
+    what carries the job's own mark, what is below such a one or in a session with it. Not being able to look at a
+    process is an error and no sign of anything. Only members are collected, each by its pid: the statuses of other
+    children belong to whoever started them. What can be missed is what dropped the mark before the record knew it.
+    """
+
+    freezes = False
+
+    def __init__(self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None]) -> None:
+        self._known: set[Identity] = set(seeds)
+        self._mark = mark
+        self._on_exit = on_exit
+        self._alone = False
+
+    @property
+    def blind(self) -> bool:
+        return procfs.hides_others()
+
+    @property
+    def proof(self) -> str | None:
+        return NO_CHILDREN if self._alone else None
+
+    def members(self) -> list[Process]:
+        return [process for process in self._find() if process.living]
+
+    def collect(self) -> None:
+        for process in self._find():
+            if process.ppid != os.getpid():
+                continue
+            try:
+                pid, status = os.waitpid(process.pid, os.WNOHANG | _WALL)
+            except ChildProcessError:
+                continue
+            if pid:
+                self._on_exit(pid, status)
+
+    def empty(self) -> bool:
+        self._alone = False
+        self.collect()
+        try:
+            # WNOWAIT leaves every status where it is; what is asked is whether there is any child at all.
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            self._alone = True
+            return True
+        return nothing_found(self._find, procfs.births)
+
+    def _find(self) -> list[Process]:
+        began = procfs.clock()
+        rows = procfs.descendants(os.getpid(), by_scan=not procfs.has_children_files())
+        seeds = [row for row in rows if row.identity in self._known or carries_mark(procfs, row, self._mark)]
+        found = grow(Rows(procfs, rows, began), seeds)
+        self._known.update(row.identity for row in found)
+        return found
+
+
+def carries_mark(table: ProcessTable, row: Process, mark: int) -> bool:
+    """Whether the process of a row has a job's mark. Raises OSError if that cannot be said."""
+    # Limits are read by pid: they are this row's only if the pid is still its own afterwards.
+    return marks.carries(row.pid, mark) and table.start_time(row.pid) == row.start_time
+
+
+class Rows:
+    """The rows of one look at a table, joined by parent and by session only where that is sure.
+
+    They are read one after the other, and numbers are used again: see `table.is_child` for parents. A session's number
+    is not given out again as long as anybody is in the session, its leader or not, and nobody enters a session but by
+    being born in it. So a process that is older than the look was in it when the first row of it was read; for one
+    that was born since, the member must still be there, and still in the session, after all rows were read.
+    """
+
+    def __init__(self, table: ProcessTable, rows: Iterable[Process], began: int) -> None:
+        """began: `table.clock()` before the first row was read."""
+        self.by_pid: dict[int, Process] = {}
+        self._table = table
+        self._began = began
+        self._by_parent: dict[int, list[Process]] = {}
+        self._by_session: dict[int, dict[bool, list[Process]]] = {}
+        """By session, and by whether they were born since the look began."""
+        self._now: dict[int, Process | None] = {}
+        for row in rows:
+            self.by_pid[row.pid] = row
+            self._by_parent.setdefault(row.ppid, []).append(row)
+            self._by_session.setdefault(row.sid, {}).setdefault(row.start_time >= began, []).append(row)
+
+    def children(self, parent: Process) -> list[Process]:
+        """The rows that surely show children of this one."""
+        return [row for row in self._by_parent.get(parent.pid, ()) if is_child(row, parent, self._began, self.is_same)]
+
+    def parent(self, row: Process) -> Process | None:
+        """The row that surely shows the parent of this one."""
+        parent = self.by_pid.get(row.ppid)
+        return parent if parent is not None and is_child(row, parent, self._began, self.is_same) else None
+
+    def session(self, member: Process, taken: set[tuple[int, bool]]) -> list[Process]:
+        """The rows that are surely in the session of this one, without those that a walk has taken before.
+
+        taken: what the walk has taken so far, by session and by whether they were born since the look began; this call
+        adds to it. Without it, a session of thousands would be gone through thousands of times.
+        """
+        found: list[Process] = []
+        for young, rows in self._by_session.get(member.sid, {}).items():
+            if (member.sid, young) not in taken and (not young or self._is_still_in_session(member)):
+                taken.add((member.sid, young))
+                found += rows
+        return found
+
+    def _is_still_in_session(self, member: Process) -> bool:
+        return self.is_same(member) and self._still(member).sid == member.sid
+
+    def is_same(self, row: Process) -> bool:
+        """Whether the pid of a row is still that process's, after all rows were read."""
+        return self._still(row).identity == row.identity
+
+    def _still(self, row: Process) -> Process:
+        if row.pid not in self._now:
+            self._now[row.pid] = self._table.read(row.pid)
+        return self._now[row.pid] or Process(UNKNOWN)
+
+
+def grow(rows: Rows, seeds: Iterable[Process]) -> list[Process]:
+    """The seeds with everything below them and everything in their sessions, parents before children.
+
+    A seed's session was made inside the job, or the seed would not be a member: so whoever shares it is one too. The
+    session of this very process is never followed.
+    """
+    own_session = os.getsid(0)
+    members: dict[int, Process] = {}
+    taken: set[tuple[int, bool]] = set()
+    queue = list(seeds)
+    while queue:
+        row = queue.pop()
+        if row.pid in members:
+            continue
+        members[row.pid] = row
+        queue.extend(rows.children(row))
+        if row.sid > 1 and row.sid != own_session:
+            queue.extend(rows.session(row, taken))
+    return ordered_by_depth(members)
+
+
+def ordered_by_depth(members: dict[int, Process]) -> list[Process]:
+    """Parents before children, each with its depth; who has no parent among them has depth 1."""
+
+    depths: dict[int, int] = {}
+
+    def depth(row: Process) -> int:
+        # Up to where it is known, then down again: each row is climbed once, however long the chain.
+        line: dict[int, None] = {}
+        above: Process | None = row
+        while above is not None and above.pid not in depths and above.pid not in line:
+            line[above.pid] = None
+            above = members.get(above.ppid)
+        known = depths.get(above.pid, 0) if above is not None else 0
+        depths.update((pid, known + levels) for levels, pid in enumerate(reversed(line), 1))
+        return depths[row.pid]
+
+    return sorted((row._replace(depth=depth(row)) for row in members.values()), key=lambda row: row.depth)
