@@ -216,7 +216,7 @@ def test_of_two_agents_of_one_owner_the_lost_one_is_ended_and_the_other_stays(wo
 def test_a_group_that_others_may_be_in_is_not_signalled(service: Service, person: Account) -> None:
     group = [service.start(["sleep", "1000.5"], account=person) for _ in range(2)]
     program = (
-        "import signal, sys; from corral.process import procfs; from corral.process.bare.signals import Signaller;"
+        "import signal, sys; from corral.process.bare import procfs; from corral.process.bare.signals import Signaller;"
         "one = procfs.read(int(sys.argv[1]));"
         "Signaller(procfs, person=one.uid, groups=False).send(signal.SIGKILL, [one], with_groups=True)"
     )
