@@ -112,7 +112,7 @@ def test_a_namespace_is_calm_whatever_the_rest_of_the_host_starts() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a PID namespace of its own needs root")
 def test_a_last_pid_is_not_believed_beside_the_proc_of_another_namespace() -> None:
-    program = "from corral.process import procfs; print(procfs.births().last_pid)"
+    program = "from corral.process.bare import procfs; print(procfs.births().last_pid)"
     asked = subprocess.run(
         ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},

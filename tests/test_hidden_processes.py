@@ -61,9 +61,7 @@ def test_it_is_known_whether_any_process_may_be_hidden(service: Service, options
     # Two programs: capabilities that leave the bounding set are lost at the next exec.
     drop = f"setpriv {ids} {groups} {more}"
     stranger = service.start(["sleep", "1000"], account=service.stage.second_person)
-    program = (
-        "import sys; from corral.process import procfs; print(procfs.hides_others(), procfs.read(int(sys.argv[1])))"
-    )
+    program = "import sys; from corral.process.bare import procfs; print(procfs.hides_others(), procfs.read(int(sys.argv[1])))"
     argv = behind(service, options, [service.python, "-c", program, str(stranger.pid)], drop)
     out, err = service.start(argv, account=Account("root", 0, 0, service.home)).communicate(timeout=30)
     assert out, err
@@ -75,7 +73,7 @@ def test_a_pid_1_of_ones_own_does_not_mean_that_all_are_shown(service: Service) 
     """As in a container whose process 1 belongs to the service's account."""
     who = service.account
     drop = f"setpriv --reuid {who.uid} --regid {who.gid} --clear-groups"
-    program = "import os; from corral.process import procfs; print(os.getpid(), procfs.hides_others())"
+    program = "import os; from corral.process.bare import procfs; print(os.getpid(), procfs.hides_others())"
     script = f'{PROC.format("hidepid=2")}; exec {drop} "$@"'
     argv = ["unshare", "--mount", "--pid", "--fork", "sh", "-euc", script, "-", service.python, "-c", program]
     out, err = service.start(argv, account=Account("root", 0, 0, service.home)).communicate(timeout=30)

@@ -247,7 +247,7 @@ class TestAgainstProcfs:
         plan = planted(TREES["depth_1"])
         (sudo,) = [one for one in grow(service, plan, service.stage.person.name) if one.name == "sudo"]
         program = (
-            "import sys; from corral.process import psutil_table as table\n"
+            "import sys; from corral.process.bare import psutil_table as table\n"
             "for row in map(table.read, map(int, sys.argv[1:])):\n"
             "    print(row.pid, row.ppid, row.sid, row.uid, row.euid, row.saved_uid, row.living)"
         )

@@ -78,7 +78,7 @@ def test_clearing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
 def test_root_does_not_replace_the_links_of_dev(service: Service) -> None:
     """In a mount namespace of its own, whose /dev may be lost."""
     program = (
-        "import os; from corral.process import report; one = report.Report('survivors', None, 0.0)\n"
+        "import os; from corral.process.bare import report; one = report.Report('survivors', None, 0.0)\n"
         "print([one.written('/dev/stdout').notes])\n"
         "try: report.clear('/dev/stdout')\n"
         "except OSError as error: print(error.strerror)\n"
