@@ -62,8 +62,7 @@ def test_it_is_known_whether_any_process_may_be_hidden(service: Service, options
     drop = f"setpriv {ids} {groups} {more}"
     stranger = service.start(["sleep", "1000"], account=service.stage.second_person)
     program = (
-        "import sys; from corral.process.bare import procfs;"
-        "print(procfs.hides_others(), procfs.read(int(sys.argv[1])))"
+        "import sys; from corral.process.bare import procfs;print(procfs.hides_others(), procfs.read(int(sys.argv[1])))"
     )
     argv = behind(service, options, [service.python, "-c", program, str(stranger.pid)], drop)
     out, err = service.start(argv, account=Account("root", 0, 0, service.home)).communicate(timeout=30)
