@@ -39,7 +39,7 @@ def test_a_small_campaign_finds_nothing() -> None:
 def test_it_finds_a_fault_that_was_planted(file: str, fault: str, count: str, tmp_path: Path) -> None:
     source = tmp_path / "src"
     shutil.copytree(REPOSITORY / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-    with (source / "corral" / "process" / file).open("a") as text:
+    with (source / "corral" / "process" / "bare" / file).open("a") as text:
         text.write(f"\n\n{fault}\n")
     done = campaign("--trees", "40", "--seconds", "15", "--seed", "100", "--fault", "none", "--source", str(source))
     assert done.returncode == 1, f"{done.stdout}{done.stderr[-8000:]}"
