@@ -75,6 +75,18 @@ def test_term_to_the_reaper_ends_a_start_that_hangs(service: Service, program: P
     assert (read(report)["verdict"], read(report)["cause"]) == ("proven_empty", "signal")
 
 
+def test_a_reaper_that_is_killed_during_a_start_that_hangs_is_noticed(
+    service: Service, program: Path, held: Scanner
+) -> None:
+    started, report = run(service, program, "--grace", "0.1")
+    seen = truth.look(held.holds())
+    assert seen is not None
+    os.kill(seen.parent, signal.SIGKILL)
+    assert service.wait_exit(started, 10) == 125, "before the 30 s that a start may take"
+    assert (read(report)["verdict"], read(report)["cause"]) == ("proven_empty", "reaper_died")
+    service.wait_empty(5)
+
+
 def test_a_start_that_hangs_and_cannot_die_is_named_and_held(service: Service, program: Path, held: Scanner) -> None:
     try:
         with freezer(service.stage) as ice:

@@ -497,7 +497,13 @@ class TestStarting:
 
         request = Command(["true"], None, {}, (), None, "/", 0)
         launch = Launch(
-            request, ignored=(), caller=sudo.Caller(), wait=give_up, forked=lambda _: None, planned=lambda _: None
+            request,
+            ignored=(),
+            caller=sudo.Caller(),
+            wait=give_up,
+            in_child=lambda: None,
+            forked=lambda _: None,
+            planned=lambda _: None,
         )
         child = subprocess.Popen(["sleep", "1000"])
         try:

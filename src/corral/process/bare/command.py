@@ -83,12 +83,14 @@ class Launch:
         ignored: Collection[int],
         caller: sudo.Caller,
         wait: sudo.Wait,
+        in_child: Callable[[], None],
         forked: Callable[[int], None],
         planned: Callable[[Plan], None],
     ) -> None:
         """ignored: the signals that the supervisor ignored (nohup), and that the command is to ignore as well.
 
-        forked(pid) is called for each child; planned(plan) once, before the command runs.
+        in_child() is called in each child, to close what only the reaper may hold: an exec that
+        hangs closes nothing. forked(pid) is called for each child in the reaper; planned(plan) once, before the command runs.
         """
         self.pid = -1
         """The command's, or sudo's above it, or that of the child that is to become it."""
@@ -100,6 +102,7 @@ class Launch:
         self._ignored = ignored
         self._caller = caller
         self._wait = wait
+        self._in_child = in_child
         self._forked = forked
         self._planned = planned
 
@@ -131,7 +134,7 @@ class Launch:
             if self.pid == 0:
                 os.close(answers)
                 os.close(go)
-                _become(command, self._ignored, telling, going)
+                _become(command, self._ignored, self._in_child, telling, going)
         finally:
             os.close(telling)
             os.close(going)
@@ -287,7 +290,9 @@ def _fork() -> int:
         raise StartError("fork", text) from error
 
 
-def _become(command: Command, ignored: Collection[int], telling: int, going: int) -> NoReturn:
+def _become(
+    command: Command, ignored: Collection[int], in_child: Callable[[], None], telling: int, going: int
+) -> NoReturn:
     """The child: find out what the command needs, wait for the reaper's word, and become it."""
     try:
         signal.set_wakeup_fd(-1)
@@ -295,6 +300,7 @@ def _become(command: Command, ignored: Collection[int], telling: int, going: int
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
         os.setsid()
+        in_child()
         if command.mark:
             marks.apply(command.mark)
         plan, argv, cwd = _plan(command)

@@ -154,7 +154,7 @@ class Record:
         self.close()
 
     def close(self) -> None:
-        """Let go of the lock and leave the file: something is left that a sweep must end."""
+        """Close the file and leave it. The lock is let go of when no process has it open any more."""
         os.close(self._descriptor)
 
     def _begin(self, header: dict[str, Any]) -> None:

@@ -85,6 +85,10 @@ class ReaperEnd:
         self._cut = False
         """Whether the last message was only sent in part."""
 
+    def close(self) -> None:
+        """Close this process's descriptor of it."""
+        os.close(self.descriptor)
+
     def first(self, key: str, timeout: float) -> dict[str, Any] | None:
         """The first message, which must have this key; None if it does not come in time."""
         deadline = time.monotonic() + timeout

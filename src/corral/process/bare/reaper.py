@@ -140,11 +140,18 @@ class Reaper:
             ignored=self._ignored,
             caller=self._caller,
             wait=self._wait_to_start,
+            in_child=self._let_go_in_child,
             forked=self._on_fork,
             planned=lambda plan: self._write_record(config, request, plan),
         )
         self._launch.run()
         self._tell_started(self._launch)
+
+    def _let_go_in_child(self) -> None:
+        """Close the lifeline and the record's lock in a child whose exec may hang: they tell that the reaper lives."""
+        self.wire.close()
+        if self._record is not None:
+            self._record.close()
 
     def _on_fork(self, pid: int) -> None:
         process = self._table.read(pid) or Process(pid)
