@@ -268,7 +268,7 @@ async def test_one_client_that_does_not_read_delays_no_other_at_its_conversation
         await anna.turns(1)
         (conversation,) = host.service.live
         reader, writer = await asyncio.open_unix_connection(path, limit=1000)
-        writer.write(wire.encode(wire.Hello(person="anna", resume=conversation.subject.id)))
+        writer.write(wire.encode(wire.Hello(person="anna", resume=conversation.ref.id)))
         await until(lambda: len(conversation.audience) == 2, 10, "both follow it")
         for _ in range(30):
             conversation.audience.show(Text("x" * 1_000_000, "m"))

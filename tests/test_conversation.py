@@ -88,14 +88,14 @@ class Scene:
     asked: list[str | None] = field(default_factory=list)
     events: list[Shown] = field(default_factory=list)
     closed_with: list[str] = field(default_factory=list)
-    terms: Policy = TERMS
+    policy: Policy = TERMS
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
     refusal: BackendError | None = None
     starting: int = 0
     after: asyncio.Task[None] | None = None
     conversation: Conversation = field(init=False)
 
-    async def open(self, subject: ConversationRef, resume: str | None, announce: Announce) -> Begun:
+    async def open(self, ref: ConversationRef, resume: str | None, announce: Announce) -> Begun:
         self.asked.append(resume)
         self.starting += 1
         try:
@@ -150,7 +150,7 @@ Opens = Callable[..., AbstractAsyncContextManager[Scene]]
 def scene(store: Store) -> Opens:
     """A conversation that runs, and is closed and over at the end."""
 
-    async def nobody(subject: ConversationRef) -> None:
+    async def nobody(ref: ConversationRef) -> None:
         pass
 
     @asynccontextmanager
@@ -163,7 +163,7 @@ def scene(store: Store) -> Opens:
             start=one.open,
             pool=Pool(),
             journal=Journal(store, nobody),
-            terms=lambda _: one.terms,
+            policy=lambda _: one.policy,
             after=one.after,
         )
         one.conversation.audience.join(one)
@@ -280,7 +280,7 @@ async def test_what_survives_is_counted_as_long_as_it_lives(scene: Opens) -> Non
         start_time = host_table().start_time(left.pid)
         assert start_time is not None
         survivor = Survivor(left.pid, start_time, "me", "D", "sleep", "state D: its disk does not answer")
-        async with scene(warm=False, terms=replace(TERMS, bounds=Bounds(4, 1))) as one:
+        async with scene(warm=False, policy=replace(TERMS, bounds=Bounds(4, 1))) as one:
             one.send("first")
             await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
             one.backends[0].survivors = (survivor,)
@@ -424,7 +424,7 @@ async def test_work_left_in_the_background_keeps_a_backend_from_being_ended_for_
         one.backends[0].left = [Process(4321, comm="vite")]
         later = time.monotonic() + 10_000
         assert await one.conversation.recycle(later) == ""
-        one.terms = replace(TERMS, background=True)
+        one.policy = replace(TERMS, background=True)
         assert await one.conversation.recycle(later)
         assert any("had left running was ended too: vite" in notice for notice in one.notices)
 
@@ -486,7 +486,7 @@ async def test_a_backend_whose_start_was_complete_when_its_caller_was_cancelled_
     scene: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with scene(warm=False) as one:
-        current = one.conversation._holder
+        current = one.conversation._current
         begin = current._begin
 
         async def cancelled_at_its_end() -> tuple[Begun, Slot]:

@@ -64,8 +64,8 @@ def errors_of(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def beside(host: Host, place: Place, front: Front) -> None:
     """Put another front end at the same conversation."""
-    await place.front.until(lambda: place.seat.conversation.subject.id, "the conversation has its id")
-    await host.service.seat("anna", front, resume=place.seat.conversation.subject.id)
+    await place.front.until(lambda: place.seat.conversation.ref.id, "the conversation has its id")
+    await host.service.seat("anna", front, resume=place.seat.conversation.ref.id)
 
 
 @pytest.mark.parametrize("where", ["show", "ready", "idle"])
@@ -237,7 +237,7 @@ async def test_the_halves_of_a_letter_in_a_message_become_what_can_be_written(tm
         anna = await host.seat()
         anna.seat.send(Input("a half \udcff"))
         assert [end.status for end in await anna.front.turns(1)] == ["completed"]
-        assert anna.seat.conversation.subject.title == "a half \ufffd"
+        assert anna.seat.conversation.ref.title == "a half \ufffd"
 
 
 async def test_a_seat_whose_making_is_cancelled_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

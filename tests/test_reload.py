@@ -41,17 +41,17 @@ def reload_while_it_starts(host: Host, config: Config) -> None:
     start = host.service._start_backend
     reloads: list[asyncio.Task[None]] = []
 
-    async def starting(subject: ConversationRef, thread: str | None, announce: Announce) -> Begun:
+    async def starting(ref: ConversationRef, thread: str | None, announce: Announce) -> Begun:
         if not reloads:
             reloads.append(asyncio.create_task(host.service.reload(config)))
-        return await start(subject, thread, announce)
+        return await start(ref, thread, announce)
 
     host.service._start_backend = starting
 
 
 def listen(host: Host, person: str) -> Watcher:
     """Somebody who hears on what the person's front ends are told no more."""
-    (conversation,) = [one for one in host.service.live if one.subject.person == person]
+    (conversation,) = [one for one in host.service.live if one.ref.person == person]
     front = Watcher()
     conversation.audience.join(front)
     return front

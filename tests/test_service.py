@@ -142,11 +142,11 @@ class TestConversations:
             anna.say("talk")
             await anna.front.turns(1)
             shown = anna.front.of(BackendStarted)[0].conversation
-            row = anna.seat.conversation.subject.id
+            row = anna.seat.conversation.ref.id
             assert shown
             assert shown != row
             again = await host.seat(resume=shown)
-            assert again.seat.conversation.subject.id == row
+            assert again.seat.conversation.ref.id == row
             anna.do("/new")
             anna.do(f"/resume {shown}")
             await anna.front.hears("you are back in")
@@ -183,9 +183,9 @@ class TestConversations:
             anna.say("talk")
             await anna.front.turns(1)
             with pytest.raises(LookupError, match="there is no conversation"):
-                await host.seat("ben", resume=anna.seat.conversation.subject.id)
+                await host.seat("ben", resume=anna.seat.conversation.ref.id)
             ben = await host.seat("ben")
-            ben.do(f"/resume {anna.seat.conversation.subject.id}")
+            ben.do(f"/resume {anna.seat.conversation.ref.id}")
             await ben.front.hears("there is no conversation")
 
     async def test_a_conversation_that_another_program_holds_is_not_taken(self, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ class TestConversations:
             anna.say("stray")
             await anna.front.until(lambda: anna.front.text, "it runs")
             anna.seat.leave()
-            back = await host.seat(resume=anna.seat.conversation.subject.id)
+            back = await host.seat(resume=anna.seat.conversation.ref.id)
             assert anna.front.of(BackendEnded), "there is no second backend on one conversation"
             back.say("where")
             assert (await back.front.turns(1))[0].status == "completed"
@@ -276,7 +276,7 @@ class TestConversations:
     async def test_what_is_taken_up_stays_although_its_other_follower_leaves_meanwhile(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:
             anna, other = await self.places(host)
-            anna.do(f"/resume {other.seat.conversation.subject.id}")
+            anna.do(f"/resume {other.seat.conversation.ref.id}")
             await until(lambda: anna.seat.conversation.over, 5, "the one before is being ended")
             other.seat.leave()
             await anna.front.hears("you are back in")
@@ -289,7 +289,7 @@ class TestConversations:
     ) -> None:
         async with hosting(configured(tmp_path)) as host:
             anna, other = await self.places(host)
-            anna.do(f"/resume {other.seat.conversation.subject.id}")
+            anna.do(f"/resume {other.seat.conversation.ref.id}")
             await until(lambda: anna.seat.conversation.over, 5, "the one before is being ended")
             if then == "new":
                 anna.do("/new")
@@ -306,7 +306,7 @@ class TestConversations:
             third.say("where")
             await third.front.turns(1)
             for one in (second, third):
-                anna.do(f"/resume {one.seat.conversation.subject.id}")
+                anna.do(f"/resume {one.seat.conversation.ref.id}")
             await anna.seat.settle(20)
             assert anna.seat.conversation is third.seat.conversation
             assert [len(one.seat.conversation.audience) for one in (second, third)] == [1, 2]
@@ -440,7 +440,7 @@ class TestFaults:
             for one in seats:
                 one.say("talk")
                 await one.front.turns(1)
-            kept = [one.seat.conversation.subject.id for one in seats]
+            kept = [one.seat.conversation.ref.id for one in seats]
         assert sorted(released) == sorted(kept)
 
     async def test_a_state_folder_that_fails_fails_the_turn_and_not_the_conversation(self, tmp_path: Path) -> None:
@@ -790,7 +790,7 @@ class TestWhoHoldsAConversation:
             anna = await host.seat()
             anna.say("talk")
             await anna.front.turns(1)
-            earlier = anna.seat.conversation.subject.id
+            earlier = anna.seat.conversation.ref.id
             anna.do("/new")
             await anna.front.hears("begins a new conversation")
             monkeypatch.setattr(host.store, "claim", fails)
@@ -800,7 +800,7 @@ class TestWhoHoldsAConversation:
                 await host.seat(resume=earlier)
             anna.say("talk")
             await anna.front.turns(2)
-            assert not anna.seat.conversation.subject.id, "what this process does not hold stays unknown"
+            assert not anna.seat.conversation.ref.id, "what this process does not hold stays unknown"
 
     async def test_a_conversation_that_is_resumed_while_it_is_forgotten_lives(self, tmp_path: Path) -> None:
         async with hosting(configured(tmp_path)) as host:
@@ -811,7 +811,7 @@ class TestWhoHoldsAConversation:
             anna.do("/stop")
             await anna.front.until(lambda: anna.front.of(BackendEnded), "the agent is ended")
             await anna.front.until(lambda: not conversation.busy, "nothing is to be done")
-            row = await host.store.conversation(conversation.subject.id)
+            row = await host.store.conversation(conversation.ref.id)
             assert row is not None
             anna.seat.detach()  # the task that forgets the conversation is made, and has not begun
             resuming = await host.service.take_up(row)

@@ -123,7 +123,7 @@ class Host:
 
 
 def kinds(scene: str) -> Callable[[Config, Person, ConversationRef], Scripted]:
-    return lambda _config, _person, subject: scripted(subject.engine, scene)
+    return lambda _config, _person, ref: scripted(ref.engine, scene)
 
 
 @asynccontextmanager

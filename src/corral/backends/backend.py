@@ -3,7 +3,7 @@
 Invariants, held for every engine by tests/test_backend_contract.py:
 
 - A turn has exactly one TurnStarted, its first event, and exactly one TurnEnded, its last: also when the engine dies,
-  writes garbage, or never took the message, and whoever cancels or stops reading.
+  writes garbage or never took the message, and when the caller cancels or stops reading.
 - Every ToolStarted has a ToolEnded before the turn's end, and every ApprovalRequested an ApprovalClosed.
 - One turn runs at a time. A second caller is refused (TurnRunningError) and disturbs nothing.
 - A message is handed to the engine once. Nothing is sent again by itself, least of all a turn that already acted.

@@ -1,4 +1,4 @@
-"""One turn's events on their way from the engine to whoever reads them, held to the invariants of `backend`."""
+"""A queue of one turn's events, from the engine to the reader; it holds the invariants of `backend`."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class RpcConnection:
         *,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        self.exchange = Peer(writer)
+        self.peer = Peer(writer)
         self._reader = reader
         self._handler = handler
         self._sleep = sleep
@@ -97,7 +97,7 @@ class RpcConnection:
                     log.exception("a message of the engine could not be handled")
                     self._handler.on_lost(f"a message that could not be handled: {error!r:.200}")
         finally:
-            self.exchange.close()
+            self.peer.close()
 
     async def request(self, method: str, params: object, *, timeout: float = REQUEST_TIMEOUT) -> msgspec.Raw:
         """Send a request and wait for its result, `timeout` seconds at the most (TimeoutError).
@@ -110,7 +110,7 @@ class RpcConnection:
             while True:
                 number = next(self._ids)
                 try:
-                    return await self.exchange.ask(number, {"id": number, "method": method, "params": params})
+                    return await self.peer.ask(number, {"id": number, "method": method, "params": params})
                 except RequestError as error:
                     if error.code != OVERLOADED:
                         raise RequestError(method, error.code, error.reason) from None
@@ -119,19 +119,19 @@ class RpcConnection:
 
     async def notify(self, method: str) -> None:
         """Send a notification without parameters."""
-        await self.exchange.send({"method": method})
+        await self.peer.send({"method": method})
 
     def _dispatch(self, message: Message, line: bytes) -> None:
         if message.method is not None and message.id is not None:
             # Of one that was cut nobody can tell what it asks for.
             params = None if isinstance(line, Altered) and line.cut else message.params
-            self.exchange.answer(message.id, self._answer(message.id, message.method, params))
+            self.peer.answer(message.id, self._answer(message.id, message.method, params))
         elif message.method is not None:
             self._handler.on_notification(message.method, message.params, line)
         elif message.id is not None and message.error is not None:
-            self.exchange.settle(message.id, RequestError("request", message.error.code, message.error.message))
+            self.peer.settle(message.id, RequestError("request", message.error.code, message.error.message))
         elif message.id is not None:
-            self.exchange.settle(message.id, message.result)
+            self.peer.settle(message.id, message.result)
 
     async def _answer(self, request_id: RequestId, method: str, params: msgspec.Raw | None) -> None:
         reply: dict[str, Any]
@@ -145,6 +145,6 @@ class RpcConnection:
             log.warning("could not answer %s: %r", method[:MOST_NAME], error)
             reply = {"error": {"code": INTERNAL_ERROR, "message": f"the client could not answer {method}"}}
         try:
-            await self.exchange.send({"id": request_id, **reply})
+            await self.peer.send({"id": request_id, **reply})
         except ConnectionEndedError as error:
             log.debug("the answer to %s came too late: %s", method, error)

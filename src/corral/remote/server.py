@@ -182,8 +182,8 @@ class _Client:
             log.warning("a connection was refused", uid=self.uid, person=person)
             return
         try:
-            subject = self._subject(person, first)
-            seat = await self.service.seat(person, self, resume=first.resume, subject=subject, greet=self._greet)
+            ref = self._ref(person, first)
+            seat = await self.service.seat(person, self, resume=first.resume, ref=ref, greet=self._greet)
             self.seat = seat
         except AccessError:
             return
@@ -240,7 +240,7 @@ class _Client:
         if self.aborting is not None:
             self.aborting.cancel()
 
-    def _subject(self, person: str, hello: wire.Hello) -> ConversationRef:
+    def _ref(self, person: str, hello: wire.Hello) -> ConversationRef:
         """What a new conversation is about. Raises LookupError for an unknown engine or a bad model name."""
         engine = hello.engine or self.service.config.engine_of(self.service.person(person))
         if engine not in self.service.engines:

@@ -50,7 +50,7 @@ def stop(at: LocalSeat, _: str) -> Coroutine[Any, Any, Answered]:
 
 def new(at: LocalSeat, _: str) -> Coroutine[Any, Any, Answered]:
     """End the backend, and go on with nothing."""
-    return _then(at.move(at.subject()), "the next message begins a new conversation")
+    return _then(at.move(at.ref()), "the next message begins a new conversation")
 
 
 def restart(at: LocalSeat, _: str) -> Coroutine[Any, Any, Answered]:
@@ -133,27 +133,27 @@ def show_help(_: LocalSeat, __: str) -> Answered:
 
 def model(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
     """Which model answers from the next turn on."""
-    subject = at.conversation.subject
+    ref = at.conversation.ref
     if not argument:
         backend = at.conversation.backend
-        now = subject.model or (backend.started.model if backend is not None else "") or "the agent's own choice"
+        now = ref.model or (backend.started.model if backend is not None else "") or "the agent's own choice"
         return Reply(f"model: {now}. /model NAME chooses another, /model default the agent's own", "model")
     if not is_name(argument):
         return NOT_A_NAME
-    subject.model = _choice(at, argument, subject.model, "model")
-    return _then(at.conversation.keep_choices(), f"from the next turn on: {subject.model or 'the default model'}")
+    ref.model = _choice(at, argument, ref.model, "model")
+    return _then(at.conversation.keep_choices(), f"from the next turn on: {ref.model or 'the default model'}")
 
 
 def effort(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
     """How much it thinks from the next turn on."""
-    subject = at.conversation.subject
+    ref = at.conversation.ref
     if not argument:
-        now = subject.effort or "the agent's own choice"
+        now = ref.effort or "the agent's own choice"
         return Reply(f"effort: {now}. /effort low, medium, high or whatever the model knows; /effort default", "effort")
     if not is_name(argument):
         return NOT_A_NAME
-    subject.effort = _choice(at, argument, subject.effort, "effort")
-    return _then(at.conversation.keep_choices(), f"from the next turn on: {subject.effort or 'the default'} effort")
+    ref.effort = _choice(at, argument, ref.effort, "effort")
+    return _then(at.conversation.keep_choices(), f"from the next turn on: {ref.effort or 'the default'} effort")
 
 
 def is_name(argument: str) -> bool:
@@ -172,33 +172,33 @@ def _choice(at: LocalSeat, argument: str, before: str | None, what: str) -> str 
 
 def engine(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
     """Which agent: that is another conversation."""
-    subject = at.conversation.subject
+    ref = at.conversation.ref
     known = at.service.engines
     if not argument:
-        return Reply(f"engine: {subject.engine}; there are {', '.join(known)}", "engine")
+        return Reply(f"engine: {ref.engine}; there are {', '.join(known)}", "engine")
     if argument not in known:
         return f"unknown engine {argument!r}: choose {', '.join(known)}"
-    if argument == subject.engine:
+    if argument == ref.engine:
         return f"it is {argument} already"
-    return _then(at.move(at.subject(engine=argument)), f"the next message begins a conversation with {argument}")
+    return _then(at.move(at.ref(engine=argument)), f"the next message begins a conversation with {argument}")
 
 
 def workspace(at: LocalSeat, argument: str) -> Answered | Coroutine[Any, Any, Answered]:
     """Which folder: that is another conversation."""
     places = at.service.workspaces(at.person)
-    subject = at.conversation.subject
+    ref = at.conversation.ref
     if not argument:
         named = "".join(f"\n  {name}: {path}" for name, path in places.named.items())
         return Reply(
-            f"workspace: {subject.workspace or places.home}{named}", "workspace", {"workspaces": dict(places.named)}
+            f"workspace: {ref.workspace or places.home}{named}", "workspace", {"workspaces": dict(places.named)}
         )
     try:
         folder = places.find(argument)
     except ValueError as error:
         return str(error)
-    if folder == subject.workspace:
+    if folder == ref.workspace:
         return f"it is {folder} already"
-    return _then(at.move(at.subject(workspace=folder)), f"the next message begins a conversation in {folder}")
+    return _then(at.move(at.ref(workspace=folder)), f"the next message begins a conversation in {folder}")
 
 
 def resume(at: LocalSeat, argument: str) -> Coroutine[Any, Any, Answered]:

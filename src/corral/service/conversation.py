@@ -60,16 +60,16 @@ class Conversation:
 
     def __init__(
         self,
-        subject: ConversationRef,
+        ref: ConversationRef,
         *,
         start: StartBackend,
         pool: Pool,
         journal: Journal,
-        terms: Callable[[ConversationRef], Policy],
+        policy: Callable[[ConversationRef], Policy],
         after: asyncio.Task[None] | None = None,
     ) -> None:
         """`after`: what must be over before this one starts a backend, such as the end of the one before it."""
-        self.subject = subject
+        self.ref = ref
         self.audience = Audience()
         self.tokens = 0
         self.began = 0.0
@@ -81,9 +81,9 @@ class Conversation:
         """Whether it is closed, or being closed."""
         self.gone = asyncio.Event()
         """Set when it is closed, and others may take it up."""
-        self._holder = CurrentBackend(subject, start, pool, journal, self.audience, terms, after)
+        self._current = CurrentBackend(ref, start, pool, journal, self.audience, policy, after)
         self._journal = journal
-        self._terms = terms
+        self._policy = policy
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._stops = 0
@@ -118,12 +118,12 @@ class Conversation:
     @property
     def backend(self) -> Backend | None:
         """The one that serves it now."""
-        return self._holder.backend
+        return self._current.backend
 
     @property
     def age(self) -> float:
         """Seconds since the backend started; 0 without one."""
-        return self._holder.age(time.monotonic())
+        return self._current.age(time.monotonic())
 
     # What a front end asks for.
 
@@ -132,7 +132,7 @@ class Conversation:
         if self.over:
             front.show(Notice(f"not sent: {message.text}"))
             return
-        most = self._terms(self.subject).queue
+        most = self._policy(self.ref).queue
         if len(self._waiting) >= most:
             front.show(Notice(f"not taken: {most} messages wait already. Wait for the turn's end, or /stop"))
             return
@@ -158,7 +158,7 @@ class Conversation:
 
     async def interrupt(self) -> bool:
         """Stop the turn that runs; the backend stays, and so does what waits. False if nothing was to stop."""
-        if self._holder.cancel_opening():
+        if self._current.cancel_opening():
             self._count_stop(STOPPED)
             return True
         handed_over = self._handed_over
@@ -199,7 +199,7 @@ class Conversation:
 
     def mark_stale(self, reason: str) -> None:
         """Have the next turn held by a fresh backend, for `reason`: what was set can only be set at a start."""
-        self._holder.stale = reason
+        self._current.stale = reason
 
     def close(self, why: str) -> Coroutine[Any, Any, BackendEnded | None]:
         """End the backend and this conversation's life; it can be taken up again. Await what it returns."""
@@ -216,7 +216,7 @@ class Conversation:
 
     async def turn_over(self) -> None:
         """Wait until the backend has no turn; for no longer than a turn may last."""
-        await self._holder.no_turn.wait()
+        await self._current.no_turn.wait()
 
     async def _close(self, opening: bool, why: str) -> BackendEnded | None:
         try:
@@ -227,38 +227,38 @@ class Conversation:
 
     async def let_go(self) -> None:
         """Let others take it up: it was closed."""
-        await self._journal.release(self.subject)
+        await self._journal.release(self.ref)
         self.gone.set()
 
     async def keep_choices(self) -> None:
         """Write down what was chosen for it."""
-        await self._journal.choices(self.subject)
+        await self._journal.choices(self.ref)
 
     async def hurry(self) -> None:
         """Take the grace away from an ending that is under way."""
-        await self._holder.hurry()
+        await self._current.hurry()
 
     async def recycle(self, now: float) -> str:
         """End a backend that is idle or old, between turns; why it was ended, or ''."""
-        backend, terms = self.backend, self._terms(self.subject)
-        if backend is None or backend.gone or self._changes or self._holder.lock.locked():
+        backend, policy = self.backend, self._policy(self.ref)
+        if backend is None or backend.gone or self._changes or self._current.lock.locked():
             return ""
-        age = self._holder.age(now)
-        if age > terms.age + terms.limits.turn + STUCK_MARGIN:
+        age = self._current.age(now)
+        if age > policy.age + policy.limits.turn + STUCK_MARGIN:
             reason = f"it is {_minutes(age)} old, and its turn should have ended by itself long ago"
         elif self._at_work:
             return ""
-        elif age > terms.age:
+        elif age > policy.age:
             reason = f"it is {_minutes(age)} old, and older than [recycle] age allows"
-        elif now - self.last_used > terms.idle:
+        elif now - self.last_used > policy.idle:
             reason = f"nobody has spoken for {_minutes(now - self.last_used)}"
-            if not terms.background and await _works_on(backend):
+            if not policy.background and await _works_on(backend):
                 return ""
-        elif self._holder.stale:
-            reason = self._holder.stale
+        elif self._current.stale:
+            reason = self._current.stale
         else:
             return ""
-        return await self._recycle(backend, reason, force=age > terms.age + terms.limits.turn)
+        return await self._recycle(backend, reason, force=age > policy.age + policy.limits.turn)
 
     # How.
 
@@ -267,11 +267,11 @@ class Conversation:
         return bool(self.began or self._waiting or (self.backend is not None and self.backend.approvals_open))
 
     async def _recycle(self, backend: Backend, reason: str, *, force: bool) -> str:
-        async with self._holder.lock:
+        async with self._current.lock:
             if self.backend is not backend or (self._at_work and not force):
                 return ""
             self._notice(f"the agent is ended, for {reason}; the conversation stays")
-            await self._holder.end("recycled")
+            await self._current.end("recycled")
             return reason
 
     def _count_stop(self, why: str) -> None:
@@ -283,7 +283,7 @@ class Conversation:
         self._count_stop(why)
         self._changes += 1
         self._settled.clear()
-        return self._holder.cancel_opening()
+        return self._current.cancel_opening()
 
     def _finish_change(self) -> None:
         self._changes -= 1
@@ -293,19 +293,19 @@ class Conversation:
 
     async def _stop(self, opening: bool, why: str) -> BackendEnded | None:
         try:
-            async with self._holder.lock:
+            async with self._current.lock:
                 if self.backend is None and not opening and not self.over:
                     self._notice("nothing is running")
-                return await self._holder.end(why)
+                return await self._current.end(why)
         finally:
             self._finish_change()
 
     async def _restart(self, stops: int) -> None:
         try:
-            async with self._holder.lock:
-                await self._holder.end("restarted")
+            async with self._current.lock:
+                await self._current.end("restarted")
                 if not self.over and stops == self._stops:
-                    await self._holder.open()
+                    await self._current.open()
         except _FAULTS as error:
             self._notice(str(error))
         finally:
@@ -327,19 +327,19 @@ class Conversation:
 
     def _worked(self, error: BaseException | None) -> None:
         if error is not None:
-            log.error("the task of a conversation failed", person=self.subject.person, exc_info=error)
+            log.error("the task of a conversation failed", person=self.ref.person, exc_info=error)
             self.broken = True
             self.audience.closed(f"a fault in corral: {error!r}")
 
     async def _start_now(self) -> None:
         try:
-            async with self._holder.lock:
+            async with self._current.lock:
                 if self.backend is None and not self.over:
-                    await self._holder.open()
+                    await self._current.open()
         except _FAULTS as error:
             self.audience.closed(str(error))
         except Exception as error:  # whatever it is, somebody waits for this start
-            log.exception("a start failed", person=self.subject.person)
+            log.exception("a start failed", person=self.ref.person)
             self.audience.closed(f"a fault in corral: {error!r}")
         finally:
             self._eager = False
@@ -351,38 +351,38 @@ class Conversation:
         end = TurnEnded("interrupted", STOPPED)
         backend = None
         try:
-            await self._journal.begin_turn(self.subject, message.text)
+            await self._journal.begin_turn(self.ref, message.text)
             backend = await self._backend_for_turn(stops)
             if backend is not None and stops == self._stops and not self._stop_early:
                 end = await self._read_turn(backend, message)
         except _FAULTS as error:
             end = TurnEnded("failed", str(error))
         except Exception as error:  # whatever it is, the turn must end, and the next message be heard
-            log.exception("a turn failed", person=self.subject.person)
+            log.exception("a turn failed", person=self.ref.person)
             end = TurnEnded("failed", f"a fault in corral: {error!r}")
         finally:
             if stops != self._stops and end.status in ("failed", "interrupted"):
                 end = TurnEnded("interrupted", self._stopped_for)
             try:
-                await self._journal.end_turn(self.subject, end, time.monotonic() - self.began)
+                await self._journal.end_turn(self.ref, end, time.monotonic() - self.began)
             except Exception:  # whatever it is, the turn's end must be shown
-                log.exception("the end of a turn was not written down", person=self.subject.person)
+                log.exception("the end of a turn was not written down", person=self.ref.person)
             finally:
                 self.began, self.last_used = 0.0, time.monotonic()
                 self._handed_over = self._stop_early = False
                 self.approvals.clear()
                 self.audience.show(end)
-                self._holder.turn_shown()
+                self._current.turn_shown()
         if backend is not None and backend.gone:
-            async with self._holder.lock:
+            async with self._current.lock:
                 if self.backend is backend:
-                    await self._holder.end(backend.gone)
+                    await self._current.end(backend.gone)
 
     async def _read_turn(self, backend: Backend, message: Input) -> TurnEnded:
         end = TurnEnded("failed", "the turn ended without a word")
-        terms = self._terms(self.subject)
+        policy = self._policy(self.ref)
         spoke = False
-        choices, limits = Choices(self.subject.model, self.subject.effort or terms.effort), terms.limits
+        choices, limits = Choices(self.ref.model, self.ref.effort or policy.effort), policy.limits
         async with aclosing(backend.send(message, choices=choices, limits=limits)) as events:  # type: ignore[type-var]
             async for event in events:
                 if not self._handed_over:
@@ -401,9 +401,9 @@ class Conversation:
 
     async def _note(self, backend: Backend, event: Event) -> None:
         """Keep what must outlive this process, and what others ask for."""
-        if backend.conversation and backend.conversation != self.subject.thread:
-            self.subject.thread = backend.conversation
-            await self._journal.thread(self.subject)
+        if backend.conversation and backend.conversation != self.ref.thread:
+            self.ref.thread = backend.conversation
+            await self._journal.thread(self.ref)
         if isinstance(event, Usage):
             self.tokens = event.conversation_tokens
             await self._journal.usage(event)
@@ -416,21 +416,21 @@ class Conversation:
 
     async def _backend_for_turn(self, stops: int) -> Backend | None:
         """The backend, started if need be; None if there was a stop since `stops` was read."""
-        async with self._holder.lock:
+        async with self._current.lock:
             if self.backend is not None and self.backend.gone:
-                await self._holder.end(self.backend.gone)
+                await self._current.end(self.backend.gone)
             while stops == self._stops and not self._stop_early:
                 if self.backend is None:
-                    await self._holder.open()
-                    if self._holder.forgotten:
-                        self._holder.forgotten, self.tokens = False, 0
+                    await self._current.open()
+                    if self._current.forgotten:
+                        self._current.forgotten, self.tokens = False, 0
                     if self.backend is None:
                         break
-                elif self._holder.stale:  # perhaps only since it started
-                    await self._holder.end(self._holder.stale)
+                elif self._current.stale:  # perhaps only since it started
+                    await self._current.end(self._current.stale)
                 else:
                     # Before the lock is free: an ending that comes next shows its report after this turn's end.
-                    self._holder.turn_begins()
+                    self._current.turn_begins()
                     return self.backend
             return None
 

@@ -36,7 +36,7 @@ Announce = Callable[[str, str], Awaitable[None]]
 """Is told of a job before it is started: its id in the ledger, and its account."""
 
 StartBackend = Callable[["ConversationRef", str | None, Announce], Awaitable["Begun"]]
-"""Starts a backend for a subject; it is given the id of the engine's conversation to go on with, if there is one."""
+"""Starts a backend for a conversation; it is given the engine's id of the one to go on with, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ class CurrentBackend:
 
     def __init__(
         self,
-        subject: ConversationRef,
+        ref: ConversationRef,
         start: StartBackend,
         pool: Pool,
         journal: Journal,
         audience: Audience,
-        terms: Callable[[ConversationRef], Policy],
+        policy: Callable[[ConversationRef], Policy],
         after: asyncio.Task[None] | None,
     ) -> None:
         """`after`: what must be over before the first backend starts, such as the end of another conversation."""
@@ -71,12 +71,12 @@ class CurrentBackend:
         self.no_turn.set()
         self._unshown: BackendEnded | None = None
         """The report that is shown after the end of the turn."""
-        self._subject = subject
+        self._ref = ref
         self._start = start
         self._pool = pool
         self._journal = journal
         self._audience = audience
-        self._terms = terms
+        self._policy = policy
         self._after = after
         self._opened = 0.0
         self._slot: Slot | None = None
@@ -109,7 +109,7 @@ class CurrentBackend:
         begun, self._slot = opening.result()
         self.backend = begun.backend
         self._opened = time.monotonic()
-        await self._journal.backend_started(self._subject, self._record, self.backend)
+        await self._journal.backend_started(self._ref, self._record, self.backend)
         self._audience.show(self.backend.started)
         self._tasks.own(self._watch(self.backend))
 
@@ -158,7 +158,7 @@ class CurrentBackend:
             ended = await self._pool.end(backend, slot)
         finally:
             self._going = None
-        await self._journal.backend_ended(self._subject, self._record, ended, why)
+        await self._journal.backend_ended(self._ref, self._record, ended, why)
         if looking is not None and (left := await _in_time(looking)):
             self._notice(f"what the agent had left running was ended too: {left}")
         if self.no_turn.is_set():
@@ -175,25 +175,25 @@ class CurrentBackend:
         if before:
             await asyncio.wait(before)  # bounded by the ladders of those endings
             self._after = self._ending = None
-        await self._journal.keep(self._subject)
-        terms, subject = self._terms(self._subject), self._subject
+        await self._journal.keep(self._ref)
+        policy, ref = self._policy(self._ref), self._ref
         return await self._pool.open(
-            subject.person, terms.bounds, self._start_or_forget, terms.ladder, conversation=subject.id
+            ref.person, policy.bounds, self._start_or_forget, policy.ladder, conversation=ref.id
         )
 
     async def _start_or_forget(self) -> Begun:
         try:
-            return await self._start_afresh(self._subject.thread)
+            return await self._start_afresh(self._ref.thread)
         except ResumeError as error:
             self._notice(f"{error}; this is a new one")
-            self._subject.thread, self.forgotten = None, True
+            self._ref.thread, self.forgotten = None, True
             return await self._start_afresh(None)
 
     async def _start_afresh(self, thread: str | None) -> Begun:
         # Before the start reads the settings: what changes while it lasts makes the new backend stale.
         self.stale = self._record = ""
         try:
-            return await self._start(self._subject, thread, self._announced)
+            return await self._start(self._ref, thread, self._announced)
         except BaseException:
             self._journal.backend_not_started(self._record)
             raise
@@ -204,12 +204,12 @@ class CurrentBackend:
         if not opening.cancelled() and opening.exception() is None:
             begun, slot = opening.result()
             ended = await self._pool.end(begun.backend, slot)
-            await self._journal.backend_ended(self._subject, self._record, ended, "its start was cancelled")
+            await self._journal.backend_ended(self._ref, self._record, ended, "its start was cancelled")
         if before is not None:
             await asyncio.wait([before])
 
     async def _announced(self, job_id: str, account: str) -> None:
-        self._record = await self._journal.new_backend(self._subject, account, job_id)
+        self._record = await self._journal.new_backend(self._ref, account, job_id)
 
     async def _watch(self, backend: Backend) -> None:
         """Show the end of a backend that ends by itself, also between turns. It is over when the backend is."""

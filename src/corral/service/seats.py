@@ -121,29 +121,29 @@ class LocalSeat:
 
     # What the commands and the service ask of it.
 
-    def subject(self, *, engine: str | None = None, workspace: str | None = None) -> ConversationRef:
+    def ref(self, *, engine: str | None = None, workspace: str | None = None) -> ConversationRef:
         """What a new conversation is about that follows the one here."""
-        before = self.conversation.subject
+        before = self.conversation.ref
         if engine is not None and engine != before.engine:
             # A model's name is the other engine's.
             return ConversationRef(self.person, engine, before.workspace)
         return ConversationRef(self.person, before.engine, workspace or before.workspace, before.model, before.effort)
 
-    def move(self, subject: ConversationRef) -> Coroutine[Any, Any, None]:
+    def move(self, ref: ConversationRef) -> Coroutine[Any, Any, None]:
         """End what is here, and go on with another conversation; await what it returns.
 
         What is sent after this call belongs to the new one, which starts when the old one's end is over.
         """
         old = self.conversation
         ending = self._tasks.own(self._end_of(old))
-        self._take(self.service.begin(subject, after=ending))
+        self._take(self.service.begin(ref, after=ending))
         return _over(ending)
 
     async def resume(self, row: ConversationRow) -> str | None:
         """Go on with an earlier conversation; what is to be told."""
         async with self._resuming:  # of two, the second ends what the first went on with
             old = self.conversation
-            if row.id == old.subject.id:
+            if row.id == old.ref.id:
                 return "you are in it"
             taken = await self.service.take_up(row)
             if isinstance(taken, str):
@@ -168,7 +168,7 @@ class LocalSeat:
         conversation = self.conversation
         if conversation.backend is not None:
             started = conversation.backend.started
-            self.show(replace(started, model=conversation.subject.model or started.model))
+            self.show(replace(started, model=conversation.ref.model or started.model))
         if conversation.began:
             self.tell("a turn is running")
         for approval in conversation.approvals.values():

@@ -22,7 +22,7 @@ from corral.service.front import Welcome
 from corral.service.pool import Pool
 from corral.service.processes import Seen, described
 from corral.service.seats import LocalSeat
-from corral.service.starting import terms, workspaces
+from corral.service.starting import policy, workspaces
 from corral.service.store.journal import Journal
 from corral.service.store.store import StoreError
 from corral.tasks import Tasks
@@ -108,7 +108,7 @@ class Service:
             if why := self.refuses(seat.person):
                 seat.close(why)
         for conversation in [one for one in self.live if not one.over]:
-            name = conversation.subject.person
+            name = conversation.ref.person
             if config.person(name) is None:
                 conversation.drop_waiting()
                 self._tasks.own(self._end_removed(conversation))
@@ -180,10 +180,10 @@ class Service:
         *,
         channel: str = "",
         resume: str | None = None,
-        subject: ConversationRef | None = None,
+        ref: ConversationRef | None = None,
         greet: Callable[[Welcome], None] = lambda _: None,
     ) -> LocalSeat:
-        """A place for a front end: at a new conversation (about `subject`), or at an earlier one.
+        """A place for a front end: at a new conversation (about `ref`), or at an earlier one.
 
         resume: the earlier one's id, or `last`.
         channel: names a lasting front end, which goes on where it was before a restart.
@@ -211,13 +211,13 @@ class Service:
             if taken is not None:
                 self.forget_if_unused(taken)
             raise AccessError
-        begun = taken or self.begin(subject or ConversationRef(person, self._config.engine_of(who), ""))
+        begun = taken or self.begin(ref or ConversationRef(person, self._config.engine_of(who), ""))
         welcome = Welcome(
             person,
-            begun.subject.engine,
+            begun.ref.engine,
             self._config.timeouts.limits(),
             tuple(command.help for command in COMMANDS.values()),
-            begun.subject.workspace or who.workspace,
+            begun.ref.workspace or who.workspace,
         )
         seat = LocalSeat(self, person, front, begun, welcome, channel)
         self.seats.add(seat)
@@ -245,14 +245,14 @@ class Service:
 
     # Conversations.
 
-    def begin(self, subject: ConversationRef, *, after: asyncio.Task[None] | None = None) -> Conversation:
+    def begin(self, ref: ConversationRef, *, after: asyncio.Task[None] | None = None) -> Conversation:
         """A new conversation, or one that was taken up. It starts a backend with its first message."""
         conversation = Conversation(
-            subject,
+            ref,
             start=self._start_backend,
             pool=self.pool,
             journal=Journal(self.store, known=self._conversation_known),
-            terms=self.terms,
+            policy=self.policy,
             after=after,
         )
         self.live.add(conversation)
@@ -264,7 +264,7 @@ class Service:
             return _being_ended(row.id)
         async with self._taking:  # two that ask at once get one and the same
             for conversation in self.live:
-                if conversation.subject.id == row.id:
+                if conversation.ref.id == row.id:
                     return conversation if not conversation.over else _being_ended(row.id)
             try:
                 free = await self.store.claim(row.id)
@@ -293,14 +293,14 @@ class Service:
         Raises AccessError.
         """
         self.person(person)
-        own = [one for one in self.live if one.subject.person == person]
+        own = [one for one in self.live if one.ref.person == person]
         stopping = [one.stop() for one in own if one.backend is not None or one.busy]
         return [ended for ended in await asyncio.gather(*stopping) if ended is not None]
 
-    def terms(self, subject: ConversationRef) -> Policy:
+    def policy(self, ref: ConversationRef) -> Policy:
         """The terms of a conversation now; of a person who was taken out, those of before."""
-        person = self._config.person(subject.person) or self._former[subject.person]
-        return terms(self._config, person, subject)
+        person = self._config.person(ref.person) or self._former[ref.person]
+        return policy(self._config, person, ref)
 
     # What the commands ask.
 
@@ -340,8 +340,8 @@ class Service:
     async def _is_let_go(self, conversation_id: str) -> bool:
         """Wait until no backend of the conversation is being ended, as long as that may take; whether it is so."""
         try:
-            for conversation in [one for one in self.live if one.over and one.subject.id == conversation_id]:
-                async with asyncio.timeout(self.terms(conversation.subject).ladder + ENDING_MARGIN):
+            for conversation in [one for one in self.live if one.over and one.ref.id == conversation_id]:
+                async with asyncio.timeout(self.policy(conversation.ref).ladder + ENDING_MARGIN):
                     await conversation.gone.wait()
         except TimeoutError:
             return False
@@ -378,13 +378,13 @@ class Service:
         if cut:
             await self._written(self.store.told([turn.id for turn in cut]), None)
 
-    async def _conversation_known(self, subject: ConversationRef) -> None:
+    async def _conversation_known(self, ref: ConversationRef) -> None:
         for seat in list(self.seats):
-            if seat.conversation.subject is subject and seat.channel:
+            if seat.conversation.ref is ref and seat.channel:
                 await self._remember_channel(seat)
 
     async def _remember_channel(self, seat: LocalSeat) -> None:
-        conversation = seat.conversation.subject.id or None
+        conversation = seat.conversation.ref.id or None
         await self._written(self.store.set_channel(seat.person, seat.channel, conversation), None)
 
     def forget_if_unused(self, conversation: Conversation) -> None:
@@ -418,7 +418,7 @@ class Service:
     async def _end_removed(self, conversation: Conversation) -> None:
         """End what a person left who was taken out, once the turn that runs is over."""
         await conversation.turn_over()
-        if self._config.person(conversation.subject.person) is None:
+        if self._config.person(conversation.ref.person) is None:
             await self.end(conversation, "its person was taken out of the configuration")
 
     async def _recover(self) -> None:
@@ -435,10 +435,10 @@ class Service:
         try:
             reason = await conversation.recycle(time.monotonic())
         except Exception:  # whatever it is, the others get old as well
-            log.exception("recycling failed", person=conversation.subject.person)
+            log.exception("recycling failed", person=conversation.ref.person)
             return
         if reason:
-            log.info("recycled", person=conversation.subject.person, reason=reason)
+            log.info("recycled", person=conversation.ref.person, reason=reason)
         self.forget_if_unused(conversation)
 
     async def _prune(self) -> None:

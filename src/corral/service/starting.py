@@ -54,16 +54,16 @@ class Starter:
     _told: set[tuple[str, str]] = field(default_factory=set, compare=False)
     """What the operator was told, of which account."""
 
-    async def __call__(self, subject: ConversationRef, thread: str | None, announce: Announce) -> Begun:
+    async def __call__(self, ref: ConversationRef, thread: str | None, announce: Announce) -> Begun:
         """Announce and start a backend, resuming `thread`. Raises BackendError, ResumeError, JobError."""
         config = self.config()
-        person = config.person(subject.person)
+        person = config.person(ref.person)
         if person is None:
-            raise BackendError(f"{subject.person} is not in the configuration any more")
+            raise BackendError(f"{ref.person} is not in the configuration any more")
         # Secrets are read from files, which may lie on a slow file system, and accounts from a directory service.
         try:
             launch, kind = await _PREPARING.run(
-                lambda: (self.launch(config, person, subject), self.kinds(config, person, subject)), PREPARE_TIMEOUT
+                lambda: (self.launch(config, person, ref), self.kinds(config, person, ref)), PREPARE_TIMEOUT
             )
         except TimeoutError as error:
             raise BackendError(
@@ -91,7 +91,7 @@ class Starter:
         self._told.add((account, notice))
         log.warning("a notice for the operator", account=account or None, notice=notice)
 
-    def launch(self, config: Config, person: Person, subject: ConversationRef) -> Launch:
+    def launch(self, config: Config, person: Person, ref: ConversationRef) -> Launch:
         """The account, the folder, the environment and the ladder."""
         job_id = new_id()
         state_dir = config.service.state_dir
@@ -100,7 +100,7 @@ class Starter:
         base, notices = self._environment(person, state_dir)
         return Launch(
             person.os_user,
-            subject.workspace or workspaces(person).home,
+            ref.workspace or workspaces(person).home,
             env=self.own_env or {},
             base_env=base,
             notices=notices,
@@ -110,7 +110,7 @@ class Starter:
             kill=config.ladder.kill,
             state_dir=state_dir,
             report_file=report_file,
-            label=f"{subject.engine} of {person.name}",
+            label=f"{ref.engine} of {person.name}",
             job_id=job_id,
         )
 
@@ -123,13 +123,13 @@ class Starter:
         return built.variables, built.notices
 
 
-def configured_kind(config: Config, person: Person, subject: ConversationRef) -> EngineKind:
+def configured_kind(config: Config, person: Person, ref: ConversationRef) -> EngineKind:
     """The engine as the configuration has it."""
-    if subject.engine == "claude":
+    if ref.engine == "claude":
         claude = config.engines.claude
         # What `never` means to codex: it does what it may, and does not ask for more.
         mode = "dontAsk" if claude.approval == "never" else None
-        return Claude(claude.command, model=_first_model(config, person, subject), permission_mode=mode)
+        return Claude(claude.command, model=_first_model(config, person, ref), permission_mode=mode)
     codex = config.engines.codex
     command = codex.command
     if command == ("codex",) and is_this_account(person.os_user):
@@ -137,13 +137,13 @@ def configured_kind(config: Config, person: Person, subject: ConversationRef) ->
             command = tuple(find_codex())
         except EngineNotFoundError as error:
             raise BackendError(f"{error}; or name it in [engines.codex] command") from None
-    return Codex(command, model=_first_model(config, person, subject), approval=codex.approval, sandbox=codex.sandbox)
+    return Codex(command, model=_first_model(config, person, ref), approval=codex.approval, sandbox=codex.sandbox)
 
 
-def terms(config: Config, person: Person, subject: ConversationRef) -> Policy:
+def policy(config: Config, person: Person, ref: ConversationRef) -> Policy:
     """The person's terms for a conversation with this engine."""
-    settings = config.engines.claude if subject.engine == "claude" else config.engines.codex
-    own = person.effort if subject.engine == config.engine_of(person) else None
+    settings = config.engines.claude if ref.engine == "claude" else config.engines.codex
+    own = person.effort if ref.engine == config.engine_of(person) else None
     ladder = config.ladder
     return Policy(
         limits=config.timeouts.limits(),
@@ -172,11 +172,11 @@ def _limits(person: Person) -> dict[str, int]:
     return {name: most for name, most in wanted.items() if most is not None}
 
 
-def _first_model(config: Config, person: Person, subject: ConversationRef) -> str | None:
-    if subject.model is not None:
-        return subject.model  # chosen for the conversation: it is what the start says, too
-    own = person.model if subject.engine == config.engine_of(person) else None
-    settings = config.engines.claude if subject.engine == "claude" else config.engines.codex
+def _first_model(config: Config, person: Person, ref: ConversationRef) -> str | None:
+    if ref.model is not None:
+        return ref.model  # chosen for the conversation: it is what the start says, too
+    own = person.model if ref.engine == config.engine_of(person) else None
+    settings = config.engines.claude if ref.engine == "claude" else config.engines.codex
     return own or settings.model
 
 

@@ -29,16 +29,16 @@ NOT_SEEN = "the agent's processes could not be looked at: {}"
 async def status(at: LocalSeat) -> Reply:
     """The conversation, its backend, what runs, what waits, and the last verdict."""
     conversation, backend = at.conversation, at.conversation.backend
-    subject = conversation.subject
+    ref = conversation.ref
     data: dict[str, Any] = {
-        "person": subject.person,
-        "engine": subject.engine,
-        "conversation": subject.id,
-        "thread": subject.thread,
-        "title": subject.title,
-        "workspace": subject.workspace,
-        "model": subject.model or (backend.started.model if backend is not None else ""),
-        "effort": subject.effort,
+        "person": ref.person,
+        "engine": ref.engine,
+        "conversation": ref.id,
+        "thread": ref.thread,
+        "title": ref.title,
+        "workspace": ref.workspace,
+        "model": ref.model or (backend.started.model if backend is not None else ""),
+        "effort": ref.effort,
         "tokens": conversation.tokens,
         "turn_seconds": round(time.monotonic() - conversation.began, 1) if conversation.began else None,
         "queued": conversation.waiting,
@@ -119,7 +119,7 @@ async def earlier(at: LocalSeat) -> Reply:
     rows = await at.service.earlier(at.person)
     if not rows:
         return Reply("there are no earlier conversations", "resume", {"conversations": []})
-    here = at.conversation.subject.id
+    here = at.conversation.ref.id
     lines = [_earlier(number, row, here) for number, row in enumerate(rows, start=1)]
     data = [
         {"id": row.id, "engine": row.engine, "title": row.title, "used": row.used, "workspace": row.workspace}

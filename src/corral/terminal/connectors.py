@@ -89,16 +89,16 @@ class Configured:
             raise ConnectorError(f"{unknown}say who speaks, --person NAME: {', '.join(people)}")
         person = self.config.person(name)
         assert person is not None
-        subject = ConversationRef(name, self.engine or self.config.engine_of(person), "", self.model)
+        ref = ConversationRef(name, self.engine or self.config.engine_of(person), "", self.model)
         why = f"no service listens at {self.config.socket_path}, and {self.config.path} is here"
-        front.show(_held_here(why, subject, workspaces(person).home))
+        front.show(_held_here(why, ref, workspaces(person).home))
         starter = Starter(lambda: self.config, configured_kind)
-        async with _hosted(self.config, starter, subject, self.resume, front) as seat:
+        async with _hosted(self.config, starter, ref, self.resume, front) as seat:
             yield seat
 
 
 def first_of(places: Sequence[Path], hello: wire.Hello, otherwise: Connector) -> Connector:
-    """A seat at the first of these sockets where a service listens; another connector only if there are no sockets.
+    """Take a seat at the first socket with a listening service; use `otherwise` only if none of the sockets exists.
 
     A service that is there and does not serve this chat, or is down, is no reason to hold it elsewhere: an agent
     outside of the service would have neither its bounds nor its operator.
@@ -168,22 +168,22 @@ async def _own_service(own: InProcess, front: Front) -> AsyncIterator[Seat]:
     config = Config().model_copy(
         update={"people": (person,), "service": Config().service.model_copy(update={"state_dir": state_dir})}
     )
-    starter = Starter(lambda: config, lambda _config, _person, subject: own.kinds(subject.engine), own_env=own.env)
+    starter = Starter(lambda: config, lambda _config, _person, ref: own.kinds(ref.engine), own_env=own.env)
     workspace = str((own.cwd or Path.cwd()).absolute()) if own.user is None or own.cwd is not None else ""
-    subject = ConversationRef(name, own.engine, workspace)
+    ref = ConversationRef(name, own.engine, workspace)
     if own.told:
-        front.show(_held_here(own.told, subject, workspace or workspaces(person).home))
-    async with _hosted(config, starter, subject, own.resume, front) as seat:
+        front.show(_held_here(own.told, ref, workspace or workspaces(person).home))
+    async with _hosted(config, starter, ref, own.resume, front) as seat:
         yield seat
 
 
-def _held_here(why: str, subject: ConversationRef, folder: str) -> Notice:
-    return Notice(f"{why}: held in this terminal, for {subject.person}: {subject.engine} in {folder}")
+def _held_here(why: str, ref: ConversationRef, folder: str) -> Notice:
+    return Notice(f"{why}: held in this terminal, for {ref.person}: {ref.engine} in {folder}")
 
 
 @asynccontextmanager
 async def _hosted(
-    config: Config, starter: Starter, subject: ConversationRef, resume: str | None, front: Front
+    config: Config, starter: Starter, ref: ConversationRef, resume: str | None, front: Front
 ) -> AsyncIterator[Seat]:
     """A seat at a service in this process, whose backend starts at once."""
     with logs.in_file(config.service.state_dir), tempfile.TemporaryDirectory(prefix="corral-") as elsewhere:
@@ -194,7 +194,7 @@ async def _hosted(
             if forgetful:
                 front.show(Notice(f"this chat will not be remembered: {forgetful}"))
             try:
-                seat = await service.seat(subject.person, front, resume=resume, subject=subject)
+                seat = await service.seat(ref.person, front, resume=resume, ref=ref)
             except LookupError as error:
                 raise ConnectorError(str(error.args[0])) from None
             seat.conversation.start_now()

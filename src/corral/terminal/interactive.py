@@ -43,10 +43,10 @@ QUIT_HELP = CommandHelp("/quit", "", "end the agent and leave")
 
 
 class Interactive:
-    """The terminal's side of a stay (a corral.terminal.session.View)."""
+    """The terminal's side of a session (a corral.terminal.session.View)."""
 
-    def __init__(self, stay: Session, output: Output, state_dir: Path | None) -> None:
-        self._stay = stay
+    def __init__(self, session: Session, output: Output, state_dir: Path | None) -> None:
+        self._session = session
         self._output = output
         self._state_dir = state_dir
         self._activity = Activity()
@@ -65,7 +65,9 @@ class Interactive:
         self._buffer = prompt.buffer_with(history, [*welcome.commands, QUIT_HELP])
         shows = prompt.Shows(_careful(self._live), _careful(self._status), _careful(self._prompt), self._secret)
         layout = prompt.build(self._buffer, shows)
-        self._screen = Screen(self._output, layout, keys.bindings(self._buffer, self), lambda: self._stay.leave(FAILED))
+        self._screen = Screen(
+            self._output, layout, keys.bindings(self._buffer, self), lambda: self._session.leave(FAILED)
+        )
         for block in self._early:
             self._screen.put(block)
         self._screen.start()
@@ -89,7 +91,7 @@ class Interactive:
     # What the seat tells.
 
     def show(self, event: Shown) -> None:
-        self._stay.note(event)
+        self._session.note(event)
         self._activity.note(event)
         self._approver.see(event)
         self._transcript.show(event)
@@ -104,18 +106,18 @@ class Interactive:
         await self._output.ready()
 
     def idle(self) -> None:
-        self._stay.idle()
+        self._session.idle()
         self._activity.idle()
         self._refresh()
 
     def closed(self, reason: str) -> None:
-        self._stay.closed(reason)
+        self._session.closed(reason)
 
     # What the keys do (corral.terminal.keys.Handler).
 
     def enter(self) -> None:
         text, secret = self._buffer.text, self._secret()
-        if self._stay.left:
+        if self._session.left:
             return
         if self._is_command(text, secret=secret):
             self._keep()
@@ -133,13 +135,13 @@ class Interactive:
         self._ask()
 
     def interrupt(self) -> None:
-        if self._buffer.text and not self._stay.busy and not self._stay.left:
+        if self._buffer.text and not self._session.busy and not self._session.left:
             self._buffer.reset()
         else:
-            self._stay.interrupt()
+            self._session.interrupt()
 
     def leave(self) -> None:
-        self._stay.leave(0)
+        self._session.leave(0)
 
     def suspend(self) -> None:
         if self._screen is not None:
@@ -159,24 +161,24 @@ class Interactive:
             return False
         # A password may begin with a slash.
         name = text.split(maxsplit=1)[0]
-        seat = self._stay.seat
+        seat = self._session.seat
         return not secret or (seat is not None and name in (*QUIT, *(one.name for one in seat.welcome.commands)))
 
     def _command(self, line: str) -> None:
         if line.split(maxsplit=1)[0] in QUIT:
-            self._stay.leave(0)
+            self._session.leave(0)
             return
         self._begin_work()
-        self._stay.command(line)
+        self._session.command(line)
 
     def _say(self, text: str) -> None:
         self._begin_work()
-        self._stay.send(text)
+        self._session.send(text)
         if self._approver.current is not None:
             self.show(Notice(f"a question is open: {self._approver.waiting}"))
 
     def _begin_work(self) -> None:
-        if not self._stay.busy:
+        if not self._session.busy:
             self._activity.do(WAITING)
 
     def _keep(self) -> None:
@@ -185,8 +187,8 @@ class Interactive:
         self._buffer.reset()
 
     def _answer(self, approval_id: str, answer: Answer) -> None:
-        if self._stay.seat is not None:
-            self._stay.seat.answer(approval_id, answer)
+        if self._session.seat is not None:
+            self._session.seat.answer(approval_id, answer)
 
     def _ask(self) -> None:
         """Show what is asked, when it is its turn."""

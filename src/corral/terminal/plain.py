@@ -32,8 +32,8 @@ MOVING = ("/engine", "/workspace", "/resume")
 class Plain:
     """Lines in, lines out (a corral.terminal.session.View)."""
 
-    def __init__(self, stay: Session, output: Output, printer: Printer, *, asks: bool) -> None:
-        self._stay = stay
+    def __init__(self, session: Session, output: Output, printer: Printer, *, asks: bool) -> None:
+        self._session = session
         self._output = output
         self._printer = printer
         self._approver = Approver(self._decide, None if asks else self._decline)
@@ -43,7 +43,7 @@ class Plain:
         self._over = self._finished = False
         self._echo = _Echo()
 
-    def begin(self, seat: Seat) -> None:  # noqa: ARG002 - the stay has it
+    def begin(self, seat: Seat) -> None:  # noqa: ARG002 - the session has it
         if sys.stdin is None:  # closed: the descriptor may be anything by now
             self._ended()
         else:
@@ -66,7 +66,7 @@ class Plain:
     # What the seat tells.
 
     def show(self, event: Shown) -> None:
-        self._stay.note(event)
+        self._session.note(event)
         self._printer.show(event)
         self._approver.see(event)
         if isinstance(event, TurnEnded):
@@ -79,20 +79,20 @@ class Plain:
         await self._output.ready()
 
     def idle(self) -> None:
-        self._stay.idle()
+        self._session.idle()
         self._ahead = 0
         self._send_held()
         # Behind the other lines of this read, which may leave nothing to prompt for.
         asyncio.get_running_loop().call_soon(self._prompt_if_idle)
 
     def closed(self, reason: str) -> None:
-        self._stay.closed(reason)
+        self._session.closed(reason)
 
     # What the person says.
 
     def _take(self, line: str) -> None:
         self._printer.entered()
-        if self._stay.left:
+        if self._session.left:
             return
         if line.startswith("/"):
             self._command(line)
@@ -114,45 +114,45 @@ class Plain:
 
     def _refuse(self) -> None:
         self.show(Notice(f"not sent: a line of more than {MOST_BYTES >> 20} MB is no message"))
-        self._stay.leave(FAILED)
+        self._session.leave(FAILED)
 
     def _ended(self) -> None:
         self._over = True
         self._send_held()
 
     def _send_held(self) -> None:
-        if self._stay.seat is None:
+        if self._session.seat is None:
             return  # what comes before the seat is told to nobody
         while self._held and self._ahead < MOST_AHEAD:
             self._ahead += 1
-            self._stay.send(self._held.popleft())
-        if self._held or self._stay.left:
+            self._session.send(self._held.popleft())
+        if self._held or self._session.left:
             return
         self._lines.start()
         if self._over and not self._finished:
             self._finished = True
-            self._stay.seat.finish()
+            self._session.seat.finish()
 
     def _command(self, line: str) -> None:
         name, _, argument = line.strip().partition(" ")
         if name in QUIT:
-            self._stay.leave(0)
+            self._session.leave(0)
             return
         if name in ENDING or (name in MOVING and argument):
             while self._held:
                 self.show(Notice(f"not sent: {self._held.popleft()}"))
-        self._stay.command(line)
+        self._session.command(line)
 
     def _decide(self, approval_id: str, answer: Answer) -> None:
-        if self._stay.seat is not None:
-            self._stay.seat.answer(approval_id, answer)
+        if self._session.seat is not None:
+            self._session.seat.answer(approval_id, answer)
 
     def _decline(self, approval_id: str) -> None:
-        if self._stay.seat is not None:
-            self._stay.seat.decline(approval_id)
+        if self._session.seat is not None:
+            self._session.seat.decline(approval_id)
 
     def _prompt_if_idle(self) -> None:
-        if not (self._stay.busy or self._stay.left):
+        if not (self._session.busy or self._session.left):
             self._printer.prompt()
 
     def _set_echo(self) -> None:

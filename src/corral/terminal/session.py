@@ -1,4 +1,4 @@
-"""A front end's stay at a seat: what it says there, what begins its end, and the exit status that comes of it."""
+"""One session of the terminal at a seat: what is said there, what begins its end, and the exit status."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Session:
         self.reason = ""
         """Why the seat was taken away, if it was."""
         self._strict = strict
-        self._face: View | None = None
+        self._view: View | None = None
         self._left: int | None = None
         self._interrupts = 0
         self._failures = 0
@@ -72,13 +72,13 @@ class Session:
 
     @property
     def status(self) -> int:
-        """Of the exit: that of `leave`; else FAILED if something survived or, for a strict stay, a turn failed."""
+        """Of the exit: that of `leave`; else FAILED if something survived or, for a strict session, a turn failed."""
         return self._left or (FAILED if self._survivors or (self._strict and self._failures) else 0)
 
-    async def hold(self, connector: Connector, face: View) -> None:
+    async def hold(self, connector: Connector, view: View) -> None:
         """Take a seat, and stay until it is closed; it is left by `leave`."""
-        self._face = face
-        visiting = asyncio.get_running_loop().create_task(self._visit(connector, face))
+        self._view = view
+        visiting = asyncio.get_running_loop().create_task(self._visit(connector, view))
         leaving = asyncio.get_running_loop().create_task(self._leaving.wait())
         try:
             await asyncio.wait([visiting, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -91,10 +91,10 @@ class Session:
         if not visiting.cancelled():
             visiting.result()
 
-    async def _visit(self, connector: Connector, face: View) -> None:
-        async with connector(face) as seat:
+    async def _visit(self, connector: Connector, view: View) -> None:
+        async with connector(view) as seat:
             self.seat = seat
-            face.begin(seat)
+            view.begin(seat)
             await self._leaving.wait()
             if not self._closed.is_set():
                 seat.leave()
@@ -146,9 +146,9 @@ class Session:
         if self.left:
             if self.seat is not None:
                 self.seat.hurry()
-        elif self.busy and not self._interrupts and self.seat is not None and self._face is not None:
+        elif self.busy and not self._interrupts and self.seat is not None and self._view is not None:
             self._interrupts += 1
-            self._face.stopping()
+            self._view.stopping()
             self.seat.interrupt()
         else:
             self.leave(0)
@@ -158,8 +158,8 @@ class Session:
         if self._left is None:
             self._left = status
             self._leaving.set()
-            if self._face is not None:
-                self._face.leaving()
+            if self._view is not None:
+                self._view.leaving()
 
     def on_signal(self, number: int) -> None:
         """INT as Ctrl-C; TERM and HUP leave, and INT or TERM on the way out hurries.

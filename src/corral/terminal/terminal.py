@@ -35,31 +35,31 @@ async def run(connector: Connector, *, as_json: bool = False, state_dir: Path | 
         say("standard output is closed: send it somewhere, be it /dev/null")
         return FAILED
     typed = sys.stdin is not None and sys.stdin.isatty()
-    stay = Session(strict=not typed)
-    output = Output(1, lambda: stay.leave(FAILED))
+    session = Session(strict=not typed)
+    output = Output(1, lambda: session.leave(FAILED))
     asks = typed and output.isatty() and not as_json
-    face = _face(stay, output, asks=asks, as_json=as_json, state_dir=state_dir)
-    with Signals(stay.on_signal):
+    view = _view(session, output, asks=asks, as_json=as_json, state_dir=state_dir)
+    with Signals(session.on_signal):
         try:
-            await stay.hold(connector, face)
+            await session.hold(connector, view)
         except (ConnectorError, NoServiceError, RefusedError, EngineNotFoundError) as error:
-            stay.closed(str(error))
+            session.closed(str(error))
         finally:
             try:
-                await face.end()
+                await view.end()
             finally:
                 written = output.finish()
     # Standard error is the same terminal, as a rule: where that takes nothing more, it would never come back.
-    if stay.reason and (written or not os.isatty(2)):
-        say(stay.reason)
-    return stay.status
+    if session.reason and (written or not os.isatty(2)):
+        say(session.reason)
+    return session.status
 
 
-def _face(stay: Session, output: Output, *, asks: bool, as_json: bool, state_dir: Path | None) -> View:
+def _view(session: Session, output: Output, *, asks: bool, as_json: bool, state_dir: Path | None) -> View:
     if as_json:
-        return Plain(stay, output, JsonPrinter(output.file), asks=False)
+        return Plain(session, output, JsonPrinter(output.file), asks=False)
     if not asks or os.environ.get("TERM", "") in DUMB:
-        return Plain(stay, output, TextPrinter(view.console(output.file), prompts=asks), asks=asks)
+        return Plain(session, output, TextPrinter(view.console(output.file), prompts=asks), asks=asks)
     from corral.terminal.interactive import Interactive  # prompt_toolkit takes its time
 
-    return Interactive(stay, output, state_dir)
+    return Interactive(session, output, state_dir)

@@ -36,7 +36,7 @@ class ControlConnection:
     """Claude's peer. `run` reads until claude ends its output; its owner holds that task."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
-        self.exchange = Peer(writer)
+        self.peer = Peer(writer)
         self._reader = reader
         self._handler = handler
         self._skipped = Skipped()
@@ -57,7 +57,7 @@ class ControlConnection:
                     log.exception("a line of claude could not be handled")
                     self._handler.on_lost(f"a line that could not be handled: {error!r:.200}")
         finally:
-            self.exchange.close()
+            self.peer.close()
 
     async def request(self, subtype: str, timeout: float = REQUEST_TIMEOUT, **fields: object) -> msgspec.Raw:
         """Send a control request and wait for its result, `timeout` seconds at the most (TimeoutError).
@@ -67,26 +67,26 @@ class ControlConnection:
         key = uuid.uuid4().hex
         message = {"type": "control_request", "request_id": key, "request": {"subtype": subtype, **fields}}
         async with asyncio.timeout(timeout):
-            return await self.exchange.ask(key, message)
+            return await self.peer.ask(key, message)
 
     async def say(self, message_id: str, content: object) -> None:
         """Send a user message under a uuid, by which claude tells what becomes of it."""
         message = {"role": "user", "content": content}
-        await self.exchange.send({"type": "user", "uuid": message_id, "message": message})
+        await self.peer.send({"type": "user", "uuid": message_id, "message": message})
 
     def _dispatch(self, head: wire.Head, line: bytes) -> None:
         match head.type:
             case "control_response":
                 reply = msgspec.json.decode(line, type=wire.ReplyLine).response
                 failed = reply.subtype == "error"
-                self.exchange.settle(reply.request_id, RefusedError(reply.error) if failed else reply.response)
+                self.peer.settle(reply.request_id, RefusedError(reply.error) if failed else reply.response)
             case "control_request":
                 request = msgspec.json.decode(line, type=wire.RequestLine)
                 # Of one that was cut nobody can tell what it asks for.
                 is_cut = isinstance(line, Altered) and line.cut
-                self.exchange.answer(request.request_id, self._answer(request, is_cut=is_cut))
+                self.peer.answer(request.request_id, self._answer(request, is_cut=is_cut))
             case "control_cancel_request":
-                self.exchange.drop(msgspec.json.decode(line, type=wire.RequestLine).request_id)
+                self.peer.drop(msgspec.json.decode(line, type=wire.RequestLine).request_id)
             case _:
                 self._handler.on_line(head, line)
 
@@ -105,8 +105,6 @@ class ControlConnection:
             log.warning("could not answer a request of claude's: %r", error)
             reply = {"subtype": "error", "error": "the client could not answer"}
         try:
-            await self.exchange.send(
-                {"type": "control_response", "response": {"request_id": request.request_id, **reply}}
-            )
+            await self.peer.send({"type": "control_response", "response": {"request_id": request.request_id, **reply}})
         except ConnectionEndedError as error:
             log.debug("an answer came too late: %s", error)

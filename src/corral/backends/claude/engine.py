@@ -43,7 +43,7 @@ class ClaudeEngine:
         self._session = ""
         self._tells_of_messages = False
         self._at_work = False
-        self._sorter: TurnReader | None = None
+        self._turn_reader: TurnReader | None = None
         self._tasks: set[str] = set()
         self._earlier_tasks: set[str] = set()
 
@@ -78,17 +78,17 @@ class ClaudeEngine:
         if turn.stopped:
             raise RefusedError("it was stopped before it was handed over")
         self._earlier_tasks = set(self._tasks)
-        sorter = self._sorter = TurnReader(turn)
-        await self._connection.say(sorter.message_id, _as_content(message))
+        turn_reader = self._turn_reader = TurnReader(turn)
+        await self._connection.say(turn_reader.message_id, _as_content(message))
 
     async def steer(self, turn: Turn, message: Message) -> bool:  # noqa: ARG002 - there is one turn at a time
-        if self._sorter is None or not self._tells_of_messages:
+        if self._turn_reader is None or not self._tells_of_messages:
             return False  # without word of it nobody would know which turn answers it
-        message_id = self._sorter.add()
+        message_id = self._turn_reader.add()
         try:
             await self._connection.say(message_id, _as_content(message))
         except BaseException:
-            self._sorter.forget(message_id)
+            self._turn_reader.forget(message_id)
             raise
         return True
 
@@ -107,10 +107,10 @@ class ClaudeEngine:
                 log.info("a task in the background was not stopped: %s", error)
 
     def close(self) -> None:
-        self._connection.exchange.close()
+        self._connection.peer.close()
 
     async def settle(self, timeout: float) -> None:
-        await self._connection.exchange.finish(timeout)
+        await self._connection.peer.finish(timeout)
 
     # What claude sends by itself (corral.backends.claude.control.Handler).
 
@@ -131,14 +131,14 @@ class ClaudeEngine:
             case "result", _:
                 self._at_work = False
                 self._on_result(_read_result(line))
-        if self._sorter is not None:
-            self._sorter.take(head, line)
+        if self._turn_reader is not None:
+            self._turn_reader.take(head, line)
 
     def on_lost(self, why: str) -> None:
         self._host.fail_turn(f"claude wrote {why}")
 
     async def on_request(self, request_id: str, request: msgspec.Raw) -> object:
-        declined = self._sorter.declined if self._sorter is not None else set()
+        declined = self._turn_reader.declined if self._turn_reader is not None else set()
         return await permissions.answer(request_id, request, self._host, declined)
 
     async def _choose(self, what: str, value: str, subtype: str, **fields: Any) -> None:
@@ -151,8 +151,8 @@ class ClaudeEngine:
         turn = self._host.turn
         if result.origin is not None and result.result and (turn is None or turn.over or turn.id is None):
             self._host.notice(f"meanwhile claude said: {result.result[:NOTE_LENGTH]}")
-        if self._sorter is not None:
-            self._sorter.finish(result)
+        if self._turn_reader is not None:
+            self._turn_reader.finish(result)
 
     def _on_rate_limit(self, limit: wire.RateLimit) -> None:
         if limit.status not in TELL_FROM:

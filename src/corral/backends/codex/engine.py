@@ -61,7 +61,7 @@ class CodexEngine:
         self._thread = ""
         self._nonce = uuid.uuid4().hex[:12]
         self._efforts: set[str] | None = None
-        self._sorter: TurnReader | None = None
+        self._turn_reader: TurnReader | None = None
         self._skipped = Skipped()
 
     @property
@@ -90,9 +90,9 @@ class CodexEngine:
             await self._check_effort(choices.effort)
         if turn.stopped:
             raise RefusedError("it was stopped before it was handed over")
-        # Before the reply names the turn, what follows it may have come already: the sorter keeps it.
-        counted = self._sorter.counted if self._sorter is not None else 0
-        sorter = self._sorter = TurnReader(self._thread, turn, counted)
+        # Before the reply names the turn, what follows it may have come already: the turn_reader keeps it.
+        counted = self._turn_reader.counted if self._turn_reader is not None else 0
+        turn_reader = self._turn_reader = TurnReader(self._thread, turn, counted)
         named = (("model", choices.model), ("effort", choices.effort), ("approvalPolicy", choices.mode))
         chosen = {name: value for name, value in named if value is not None}
         try:
@@ -101,7 +101,7 @@ class CodexEngine:
             )
         except RequestError as error:
             raise RefusedError(f"codex did not take the message: {error.reason} ({error.code})") from error
-        sorter.begin(_decode(result, wire.TurnNote).turn.id)
+        turn_reader.begin(_decode(result, wire.TurnNote).turn.id)
         # Before its first turn a conversation is not written down, and cannot be gone on with.
         self._host.remember(self._thread)
 
@@ -126,14 +126,14 @@ class CodexEngine:
             log.debug("turn/interrupt: %r", error)
 
     async def stop_background_work(self, *, everything: bool) -> None:  # noqa: ARG002 - codex cleans all of the conversation's
-        if self._thread and not self._rpc.exchange.ended:
+        if self._thread and not self._rpc.peer.ended:
             await self._rpc.request("thread/backgroundTerminals/clean", {"threadId": self._thread})
 
     def close(self) -> None:
-        self._rpc.exchange.close()
+        self._rpc.peer.close()
 
     async def settle(self, timeout: float) -> None:
-        await self._rpc.exchange.finish(timeout)
+        await self._rpc.peer.finish(timeout)
 
     # What codex sends by itself (corral.backends.rpc.Handler).
 
@@ -148,12 +148,12 @@ class CodexEngine:
                 else:
                     self._host.notice(said)
             elif method == "serverRequest/resolved":
-                self._rpc.exchange.drop(msgspec.json.decode(params, type=wire.Resolved).request_id)
+                self._rpc.peer.drop(msgspec.json.decode(params, type=wire.Resolved).request_id)
             elif method == "account/rateLimits/updated":
                 for warning in limits.warnings(msgspec.json.decode(params, type=wire.RateLimitsNote)):
                     self._host.notice(warning)
-            elif self._sorter is not None:
-                self._sorter.take(method, params, line)
+            elif self._turn_reader is not None:
+                self._turn_reader.take(method, params, line)
         except (ValueError, OverflowError, RecursionError) as error:
             self._skipped.note("a %s that is not as expected: %s", method[:MOST_NAME], error)
 
@@ -161,7 +161,7 @@ class CodexEngine:
         self._host.fail_turn(f"codex wrote {why}")
 
     async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
-        title_of = self._sorter.title_of if self._sorter is not None else str
+        title_of = self._turn_reader.title_of if self._turn_reader is not None else str
         # Codex counts from 0 in every process: a late answer to an earlier one must not fit.
         key = f"{self._nonce}-{request_id!r}"
         return await requests.answer(key, method, params, self._host, title_of)

@@ -89,8 +89,8 @@ class Launch:
     ) -> None:
         """ignored: the signals that the supervisor ignored (nohup), and that the command is to ignore as well.
 
-        in_child() is called in each child, to close what only the reaper may hold: an exec that
-        hangs closes nothing. forked(pid) is called for each child in the reaper; planned(plan) once, before the command runs.
+        in_child() is called in each child, to close what only the reaper may hold: an exec that hangs closes nothing.
+        forked(pid) is called for each child in the reaper; planned(plan) once, before the command runs.
         """
         self.pid = -1
         """The command's, or sudo's above it, or that of the child that is to become it."""

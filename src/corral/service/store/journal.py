@@ -32,42 +32,40 @@ class Journal:
         self._tokens = 0
         self._by: dict[str, str] = {}
 
-    async def keep(self, subject: ConversationRef) -> None:
+    async def keep(self, ref: ConversationRef) -> None:
         """Make the conversation known, and this process its holder, if that was not done yet."""
-        if subject.id:
+        if ref.id:
             return
         row = await self._written(
-            self._store.new_conversation(
-                subject.person, subject.engine, subject.workspace, model=subject.model, effort=subject.effort
-            ),
+            self._store.new_conversation(ref.person, ref.engine, ref.workspace, model=ref.model, effort=ref.effort),
             None,
         )
         # A conversation that this process does not hold could be resumed elsewhere meanwhile: it stays unknown then.
         if row is not None and await self._written(self._store.claim(row.id), False):
-            subject.id = row.id
-            await self._known(subject)
+            ref.id = row.id
+            await self._known(ref)
 
-    async def thread(self, subject: ConversationRef) -> None:
+    async def thread(self, ref: ConversationRef) -> None:
         """The engine has named its conversation."""
-        if subject.id:
-            await self._written(self._store.set_thread(subject.id, subject.thread), None)
+        if ref.id:
+            await self._written(self._store.set_thread(ref.id, ref.thread), None)
 
-    async def choices(self, subject: ConversationRef) -> None:
+    async def choices(self, ref: ConversationRef) -> None:
         """The person has chosen a model or an effort."""
-        if subject.id:
-            await self._written(self._store.set_choices(subject.id, model=subject.model, effort=subject.effort), None)
+        if ref.id:
+            await self._written(self._store.set_choices(ref.id, model=ref.model, effort=ref.effort), None)
 
-    async def begin_turn(self, subject: ConversationRef, text: str) -> None:
+    async def begin_turn(self, ref: ConversationRef, text: str) -> None:
         """A message is taken up. Written before the engine gets it: what was cut is known to have been begun."""
-        await self.keep(subject)
+        await self.keep(ref)
         self._tokens = 0
         self._turn = ""
-        if not subject.id:
+        if not ref.id:
             return
-        if not subject.title and text.strip():
-            subject.title = text.strip().splitlines()[0][:80]
-            await self._written(self._store.set_title(subject.id, subject.title), None)
-        self._turn = await self._written(self._store.turn_began(subject.id, subject.person), "")
+        if not ref.title and text.strip():
+            ref.title = text.strip().splitlines()[0][:80]
+            await self._written(self._store.set_title(ref.id, ref.title), None)
+        self._turn = await self._written(self._store.turn_began(ref.id, ref.person), "")
 
     async def usage(self, event: Usage) -> None:
         """Tokens were used."""
@@ -80,7 +78,7 @@ class Journal:
                 None,
             )
 
-    async def end_turn(self, subject: ConversationRef, end: TurnEnded, seconds: float) -> None:
+    async def end_turn(self, ref: ConversationRef, end: TurnEnded, seconds: float) -> None:
         """A turn is over."""
         turn, self._turn = self._turn, ""
         self._by.clear()
@@ -88,8 +86,8 @@ class Journal:
             await self._written(self._store.turn_ended(turn, end.status, end.reason), None)
         log.info(
             "turn ended",
-            person=subject.person,
-            conversation=subject.id,
+            person=ref.person,
+            conversation=ref.id,
             status=end.status,
             reason=end.reason or None,
             seconds=round(seconds, 1),
@@ -111,26 +109,24 @@ class Journal:
         if self._turn:
             await self._written(self._store.approval_closed(self._turn, event.approval_id, event.decision, by), None)
 
-    async def new_backend(self, subject: ConversationRef, account: str, job_id: str) -> str:
+    async def new_backend(self, ref: ConversationRef, account: str, job_id: str) -> str:
         """A backend is about to be started; the record's id, or '' if it could not be written."""
-        if not subject.id:
+        if not ref.id:
             return ""
-        return await self._written(
-            self._store.new_backend(subject.id, subject.person, account, subject.engine, job_id), ""
-        )
+        return await self._written(self._store.new_backend(ref.id, ref.person, account, ref.engine, job_id), "")
 
     def backend_not_started(self, record: str) -> None:
         """It could not be started."""
         if record:
             self._store.backend_not_started(record)
 
-    async def backend_started(self, subject: ConversationRef, record: str, backend: Backend) -> None:
+    async def backend_started(self, ref: ConversationRef, record: str, backend: Backend) -> None:
         """A backend runs."""
         started = backend.started
         log.info(
             "backend started",
-            person=subject.person,
-            conversation=subject.id,
+            person=ref.person,
+            conversation=ref.id,
             engine=started.engine,
             account=started.user,
             pid=started.pid,
@@ -139,14 +135,14 @@ class Journal:
         if record:
             await self._written(self._store.backend_started(record, started.user, started.pid, started.model), None)
 
-    async def backend_ended(self, subject: ConversationRef, record: str, ended: BackendEnded, why: str) -> None:
+    async def backend_ended(self, ref: ConversationRef, record: str, ended: BackendEnded, why: str) -> None:
         """A backend is gone, or the report says what is left."""
         report = ended.report
         write = log.info if report.empty else log.error
         write(
             "backend ended",
-            person=subject.person,
-            conversation=subject.id,
+            person=ref.person,
+            conversation=ref.id,
             why=why,
             verdict=report.verdict,
             proof=report.proof,
@@ -157,10 +153,10 @@ class Journal:
             steps = [{"name": step.name, "seconds": step.seconds, "ended": list(step.ended)} for step in ended.steps]
             await self._written(self._store.backend_ended(record, report, steps, why), None)
 
-    async def release(self, subject: ConversationRef) -> None:
+    async def release(self, ref: ConversationRef) -> None:
         """This process has done with the conversation; another may take it up."""
-        if subject.id:
-            await self._written(self._store.release(subject.id), None)
+        if ref.id:
+            await self._written(self._store.release(ref.id), None)
 
     async def _written(self, writing: Awaitable[T], failed: T) -> T:
         began = time.monotonic()
