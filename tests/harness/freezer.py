@@ -1,11 +1,11 @@
 """Processes that cannot die for a while: frozen by cgroup v1, in whose freezer even KILL waits for the thaw."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from tempfile import mkdtemp
 
 from tests.harness import namespace
 from tests.harness.stage import Stage
@@ -47,9 +47,9 @@ def freezer(stage: Stage) -> Iterator[Freezer]:
         namespace.freezer(mount)
     except OSError as error:
         raise NoFreezerError(f"the kernel gives no freezer of cgroup v1 ({error})") from None
-    group = mount / f"corral-test-{os.getpid()}"
     try:
-        group.mkdir()
+        # Every test worker has a PID namespace of its own, and all share this hierarchy: a pid would not be unique.
+        group = Path(mkdtemp(prefix="corral-test-", dir=mount))
         found = Freezer(group)
         try:
             yield found

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from tests.harness.waiting import wait_until
 
@@ -73,7 +74,7 @@ def booted(folder: Path, units: Mapping[str, str]) -> Iterator[NestedSystemd]:
     for name, text in {**dict.fromkeys((f"{one}.target" for one in TARGETS), "[Unit]\n"), **units}.items():
         (written / name).parent.mkdir(parents=True, exist_ok=True)
         (written / name).write_text(text if text != "[Unit]\n" else "[Unit]\nDefaultDependencies=no\n")
-    groups = _make_groups(f"corral-test-{os.getpid()}-{folder.name[:40]}")
+    groups = _make_groups(f"corral-test-{uuid4().hex[:12]}")
     join = "".join(f"echo $$ > {group}/cgroup.procs 2>/dev/null || true\n" for group in groups)
     start = f'{join}exec unshare -m -p -u -i -C --fork --kill-child sh -c "$INSIDE"'
     hybrid = "yes" if (GROUPS / "unified").is_dir() else "no"
