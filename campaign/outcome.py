@@ -13,6 +13,7 @@ from campaign.scenario import FALLS_APART, REUSES, SUPERVISOR_DIES
 from campaign.ways import KILL_STEP
 from campaign.world import HungError, World
 from tests.harness import truth
+from tests.harness.truth import Identity
 
 ANSWERS_WITHIN = 25.0
 """Seconds beyond the ladder: the margin that a stopped reaper is given, the look and the call of sudo at its end."""
@@ -123,13 +124,20 @@ class Outcome:
         for who in named:
             if who in harmless:
                 self.world.find("false", f"the stranger {harmless[who]} is listed as a survivor")
-            elif who not in alive and now - self.world.seen_alive.get(who, 0.0) > LONG_DEAD and who[1] > 0:
+            elif who not in alive and now - self._last_known_alive(who) > LONG_DEAD and who[1] > 0:
                 self.world.find(
                     "false", f"{who} is listed as a survivor and was dead for {LONG_DEAD} s or never the tree's"
                 )
-        lately = any(now - self.world.seen_alive.get(who, 0.0) < LONG_DEAD for who in named)
+        lately = any(now - self._last_known_alive(who) < LONG_DEAD for who in named)
         if not look.tree and not self.world.hidden and not lately:
             self.world.find("needless", f"survivors, and nothing lived: {json.dumps(report)[:600]}")
+
+    def _last_known_alive(self, who: Identity) -> float:
+        """The later of its birth and the last look that saw it, in seconds of CLOCK_MONOTONIC.
+
+        A process that was born between two looks, and had died before the second, was seen by no look at all.
+        """
+        return max(self.world.seen_alive.get(who, 0.0), truth.born_at(who))
 
     def settle(self) -> None:
         """What survived is held, and ended now that it can be."""

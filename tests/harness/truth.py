@@ -120,6 +120,12 @@ def last_pid() -> int | None:
     return int((PROC / "loadavg").read_text().split()[-1])
 
 
+def born_at(who: Identity) -> float:
+    """When the process was started, on the clock of `time.monotonic`. proc(5) counts ticks since the boot."""
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return who[1] / os.sysconf("SC_CLK_TCK") - since_boot
+
+
 def everybody() -> frozenset[Identity]:
     """Return who is there now, dead or alive."""
     found = set()

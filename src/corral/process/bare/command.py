@@ -238,13 +238,17 @@ class Launch:
         return f"sudo does not set {', '.join(names)} for {self.plan.user}: add to sudoers: {line}"
 
 
-def release_streams() -> None:
-    """Let go of the command's standard streams: a pipe closes when the tree closes it, not when the reaper does."""
+def release_streams() -> bool:
+    """Let go of the command's standard streams: a pipe closes when the tree closes it, not when the reaper does.
+
+    True when it is done. Raises OSError where no descriptor can be had.
+    """
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     if null > 2:
         os.close(null)
+    return True
 
 
 class _Answers:

@@ -33,6 +33,7 @@ _SUSPEND_WITHIN = 2.0
 _SUSPEND_PAUSE = 0.01
 _NOT_BEFORE_THE_END = "it was ended before its command ran"
 _REFRESH_FIRST, _REFRESH_LAST = 0.02, 2.0
+_POLL_REFUSED_PAUSE = 0.02
 _REFRESH_SHARE = 20.0
 """The tree is read at most this part of the time: a large one, or a scan of a large host, is read less often."""
 
@@ -69,6 +70,8 @@ class Reaper:
         self._record: Record | None = None
         self._notes: list[str] = []
         self._poked = False
+        self._holds_streams = False
+        """Whether the command runs and this process still holds its standard streams open."""
         self._ignored: list[int] = []
         self._order = ""
         """`suspend` or `resume`, while that is to be done."""
@@ -176,10 +179,14 @@ class Reaper:
             "uid": launch.plan.uid,
         }
         self.wire.send({"started": started})
-        command.release_streams()
+        self._release_streams()
         if launch.notice:
             self.wire.send({"notice": launch.notice})
         self._check_rule(launch.plan, launch.pid)
+
+    def _release_streams(self) -> None:
+        # Short of descriptors it fails, which is no reason to end the job: `_watch` tries again.
+        self._holds_streams = self._guard(command.release_streams) is not True
 
     def _watch_supervisor(self) -> None:
         """Hear of the supervisor's end from here on. Raises StartError if it is gone already."""
@@ -270,6 +277,8 @@ class Reaper:
         while not self._cause:
             now = time.monotonic()
             if now >= next_refresh:
+                if self._holds_streams:
+                    self._release_streams()
                 members = self._guard(self._tracker.members)
                 if members is not None:
                     self._write_members(members)
@@ -322,6 +331,8 @@ class Reaper:
         try:
             events = self._poll.poll(max(0.0, seconds) * 1000)
         except OSError:
+            # EINVAL: a limit was lowered below the number of descriptors polled (poll(2)), and no wait took place.
+            time.sleep(min(max(0.0, seconds), _POLL_REFUSED_PAUSE))
             events = []
         finally:
             if descriptor >= 0:
