@@ -4,14 +4,15 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from campaign import strangers
 from campaign.observer import lives
-from campaign.world import LOOK_EVERY, World
+from campaign.world import LOOK_EVERY, World, known
 from tests.harness import namespace, truth
 from tests.harness.scanner import NoScannerError, scanner
 
@@ -159,19 +160,35 @@ class Faults:
         for phase in ("account", "session"):
             (self.world.folder / f"slow-{phase}").unlink(missing_ok=True)
         self.world.stop.touch()
-        for one in self.world.reapers():
+        reapers = self.world.reapers()
+        for one in reapers:
             truth.kill(one, signal.SIGCONT)
-            _unlimit(one.pid)
         self.world.signal_supervisor(signal.SIGCONT)
         if lives(self.world.supervisor) is not None:
+            self._unlimit([*(one.pid for one in reapers), self.world.supervisor[0]])
             self.world.order("let go")
+        else:
+            self._unlimit([one.pid for one in reapers])
         if self.world.hidden:
             namespace.proc("")
         self.world.tell("the fault is lifted")
 
+    def _unlimit(self, pids: Sequence[int]) -> None:
+        """Give back what "fork refused" and "few descriptors" took: soft limits, which their own account may raise."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                strangers.become(self.world.slot.service.uid, self.world.slot.service.gid)
+                for limited in pids:
+                    _raise_soft_limits(limited)
+            finally:
+                os._exit(0)
+        self.world.observer.staff.add(known(pid))
+        os.waitpid(pid, 0)
 
-def _unlimit(pid: int) -> None:
-    """Give back what "fork refused" and "few descriptors" took."""
-    for which, most in ((resource.RLIMIT_NPROC, resource.RLIM_INFINITY), (resource.RLIMIT_NOFILE, 1024)):
-        with suppress(ProcessLookupError, PermissionError):
+
+def _raise_soft_limits(pid: int) -> None:
+    for which in (resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE):
+        with suppress(ProcessLookupError):
+            most = resource.prlimit(pid, which)[1]
             resource.prlimit(pid, which, (most, most))

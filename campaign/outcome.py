@@ -76,6 +76,10 @@ class Outcome:
         if event["event"] == "cancelled" and look.tree and self.world.scenario.fault in UNREACHABLE:
             self.world.find("excused", f"cancelled, {len(look.tree)} alive: {CANCELLED}")
             return
+        if event["event"] == "start failed" and event["report"] is not None:
+            # A failed start names what it could not end, as an ending does.
+            self._judge_report(event["report"], look, event["at"])
+            return
         if event["event"] != "report":
             self._judge_alive(f"the start was over ({event['event']})", look, also_reapers=True)
             return

@@ -58,7 +58,8 @@ class Supervisor:
                 self._task(self._end(order["grace"]))
             case "limit":
                 used = len(list(Path("/proc/self/fd").iterdir())) if order["which"] == resource.RLIMIT_NOFILE else 0
-                resource.setrlimit(order["which"], (order["number"] + used, order["number"] + used))
+                most = resource.getrlimit(order["which"])[1]
+                resource.setrlimit(order["which"], (order["number"] + used, most))
             case "hoard":
                 self._take_all()
             case "let go":
@@ -86,7 +87,13 @@ class Supervisor:
             self.say(event="started", pid=self._job.pid, reaper=self._job.reaper_pid)
             report = await self._job.ended()
         except Exception as error:  # noqa: BLE001 - whatever it is, the world must hear of it
-            self.say(event="start failed", kind=getattr(error, "kind", type(error).__name__), text=str(error))
+            kept = getattr(error, "report", None)
+            self.say(
+                event="start failed",
+                kind=getattr(error, "kind", type(error).__name__),
+                text=str(error),
+                report=kept.to_json() if kept is not None else None,
+            )
         else:
             self.say(event="report", report=report.to_json())
 

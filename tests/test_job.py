@@ -107,6 +107,20 @@ async def test_a_reaper_that_cannot_look_stops_nobody_and_goes_on(tmp_path: Path
     assert job.report.verdict == "proven_empty"
 
 
+async def test_a_reaper_that_may_open_nothing_still_hears_its_supervisor(tmp_path: Path) -> None:
+    """With a limit of 0, poll(2) refuses to wait for any number of descriptors."""
+    async with await Job.start(["sleep", "1000"], state_dir=tmp_path, kill=0.5) as job:
+        hard = resource.prlimit(job.reaper_pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(job.reaper_pid, resource.RLIMIT_NOFILE, (0, hard))
+        ending = asyncio.create_task(job.end(grace=0))
+        reaper = job.reaper_pid
+        async with asyncio.timeout(10):
+            report = await ending
+        assert report.verdict == "survivors"
+        resource.prlimit(reaper, resource.RLIMIT_NOFILE, (hard, hard))
+        await until(lambda: truth.look(job.pid) is None, 10, "the tree was ended when the limit was lifted")
+
+
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_whoever_waits_for_a_job_hears_that_its_start_has_failed(cancelled: bool, tmp_path: Path) -> None:
     """They came while there was not yet a reaper that could tell them, and there never was one."""

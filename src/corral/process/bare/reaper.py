@@ -331,9 +331,7 @@ class Reaper:
         try:
             events = self._poll.poll(max(0.0, seconds) * 1000)
         except OSError:
-            # EINVAL: a limit was lowered below the number of descriptors polled (poll(2)), and no wait took place.
-            time.sleep(min(max(0.0, seconds), _POLL_REFUSED_PAUSE))
-            events = []
+            events = self._select(seconds, descriptor)
         finally:
             if descriptor >= 0:
                 self._poll.unregister(descriptor)
@@ -348,6 +346,18 @@ class Reaper:
                 # Whoever else holds the other end of the lifeline (a fork that did not exec), the supervisor is gone.
                 self._lost_supervisor()
         return ready
+
+    def _select(self, seconds: float, descriptor: int) -> list[tuple[int, int]]:
+        """Wait as poll does, which fails with EINVAL where the limit is lower than the number of its descriptors."""
+        watched = [self._wake, descriptor, -1 if self._supervisor_fd is None else self._supervisor_fd]
+        if not self.wire.closed:
+            watched.append(self.wire.descriptor)
+        try:
+            ready, _, _ = select.select([one for one in watched if one >= 0], [], [], max(0.0, seconds))
+        except (OSError, ValueError):
+            time.sleep(min(max(0.0, seconds), _POLL_REFUSED_PAUSE))
+            return []
+        return [(number, select.POLLIN) for number in ready]
 
     def _pause(self, seconds: float) -> None:
         self._wait(seconds)
