@@ -18,13 +18,14 @@ import pytest
 
 from corral.backends.backend import Answer, Input
 from corral.backends.events import BackendEnded, BackendStarted, Notice, Text, ToolEnded, TurnEnded
-from corral.config import Config, Person
+from corral.config import Person
 from corral.remote import server, wire
 from corral.remote.client import LET_GO, AttachedSeat, RefusedError, end_person
-from corral.remote.peers import speakers
-from corral.remote.server import MOST_CONNECTIONS, MOST_OF_ACCOUNT, SocketError, SocketServer
+from corral.remote.server import MOST_CONNECTIONS, MOST_OF_ACCOUNT, SocketServer
 from corral.service import conversation
 from corral.service.commands import NOT_A_NAME
+from corral.service.front_end import FrontEndError
+from corral.service.identity import Access
 from tests.harness.hosting import Host, Watcher, configured, hosting
 from tests.harness.waiting import until
 
@@ -71,7 +72,7 @@ async def test_a_link_put_in_the_place_of_the_new_socket_does_not_open_its_targe
 
     async with hosting(configured(tmp_path)) as host:
         monkeypatch.setattr(asyncio, "start_unix_server", replaced)
-        with pytest.raises(SocketError, match="in the place of the socket"):
+        with pytest.raises(FrontEndError, match="in the place of the socket"):
             await SocketServer(host.service, host.service.config.socket_path).start()
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
 
@@ -154,9 +155,9 @@ async def test_garbage_ends_the_connection_and_nothing_else(tmp_path: Path) -> N
             await anna.turns(1)
 
 
-async def test_who_may_speak_for_several_says_for_whom(tmp_path: Path) -> None:
+async def test_an_account_of_several_people_is_asked_which_one_it_acts_for(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path:
-        with pytest.raises(RefusedError, match="--person NAME: anna, ben"):
+        with pytest.raises(RefusedError, match="say who you act for, with --person NAME: anna, ben"):
             await AttachedSeat.open(path, wire.Hello())
         with pytest.raises(RefusedError, match="it does not serve this account"):
             await AttachedSeat.open(path, wire.Hello(person="mallory"))
@@ -164,14 +165,6 @@ async def test_who_may_speak_for_several_says_for_whom(tmp_path: Path) -> None:
             await AttachedSeat.open(path, wire.Hello(person="anna", engine="gemini"))
         with pytest.raises(RefusedError, match="no earlier conversation"):
             await AttachedSeat.open(path, wire.Hello(person="anna", resume="last"))
-
-
-def test_whom_an_account_may_speak_for() -> None:
-    people = (Person(name="own"), Person(name="games", os_user="games"), Person(name="gone", os_user="no-such-account"))
-    table = speakers(Config(people=people))
-    assert table[0] == table[os.getuid()] == ("own", "games", "gone")
-    assert table[pwd.getpwnam("games").pw_uid] == ("games",)
-    assert 54321 not in table
 
 
 async def test_ending_a_person(tmp_path: Path) -> None:
@@ -194,10 +187,10 @@ async def test_the_socket_of_a_dead_service_is_replaced_and_that_of_a_living_one
         dead.close()
         async with listening(host):
             assert stat.S_IMODE(path.stat().st_mode) == 0o666
-            with pytest.raises(SocketError, match="another service listens there"):
+            with pytest.raises(FrontEndError, match="another service listens there"):
                 await SocketServer(host.service, path).start()
         path.write_text("not a socket")
-        with pytest.raises(SocketError, match="no socket"):
+        with pytest.raises(FrontEndError, match="no socket"):
             await SocketServer(host.service, path).start()
         path.unlink()
 
@@ -429,7 +422,7 @@ async def test_a_connection_that_is_closed_with_much_unread_is_no_error(
 
 
 @pytest.mark.cross_account
-async def test_an_account_that_may_not_speak_any_more_loses_its_seat(tmp_path: Path) -> None:
+async def test_an_account_that_may_no_longer_act_for_its_person_loses_its_seat(tmp_path: Path) -> None:
     with TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o711)
         mine = Person(name="anna", os_user="games", workspace=str(tmp_path))
@@ -437,25 +430,24 @@ async def test_an_account_that_may_not_speak_any_more_loses_its_seat(tmp_path: P
             update={"people": (mine,)}
         )
         async with hosting(config) as host:
-            server = SocketServer(host.service, config.socket_path)
-            await server.start()
+            host.service.admit(Access.look_up(config))
+            front_end = await server.start(host.service)
             reader, writer = await connected_as(pwd.getpwnam("games").pw_uid, config.socket_path)
             writer.write(wire.encode(wire.Hello()))
             await told(reader, "welcome")
-            await host.service.reload(config)
-            server.reloaded(speakers(config))
+            await host.service.reload(config, Access.look_up(config))
+            front_end.reloaded()
             writer.write(wire.encode(wire.Command("/engine")))
             assert (await told(reader, "notice"))["about"] == "engine", "nothing has changed for it"
 
             given_away = mine.model_copy(update={"os_user": "uucp"})
             changed = config.model_copy(update={"people": (given_away,)})
-            await host.service.reload(changed)
-            server.reloaded(speakers(changed))
-            assert (await told(reader, "closed"))["reason"] == "this account does not speak for anna any more"
+            await host.service.reload(changed, Access.look_up(changed))
+            assert (await told(reader, "closed"))["reason"] == "you may not act for anna any more"
             assert await asyncio.wait_for(reader.read(), 5) == b""
             assert not host.service.seats
             writer.close()
-            await server.close()
+            await front_end.close()
 
 
 async def connected_as(uid: int, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

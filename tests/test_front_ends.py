@@ -14,6 +14,7 @@ from corral.backends.events import ApprovalRequested, BackendEnded, Notice, Ques
 from corral.service import conversation, front_queue
 from corral.service.front import Front, Missed, Reply, Shown
 from corral.service.front_queue import MOST_KEPT, MOST_WAITING, FrontQueue
+from corral.service.identity import own_account
 from tests.harness.hosting import Host, Place, Watcher, configured, hosting
 from tests.harness.waiting import until
 
@@ -65,7 +66,7 @@ def errors_of(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def beside(host: Host, place: Place, front: Front) -> None:
     """Put another front end at the same conversation."""
     await place.front.until(lambda: place.seat.conversation.ref.id, "the conversation has its id")
-    await host.service.seat("anna", front, resume=place.seat.conversation.ref.id)
+    await host.service.seat(own_account(), "anna", front, resume=place.seat.conversation.ref.id)
 
 
 @pytest.mark.parametrize("where", ["show", "ready", "idle"])
@@ -94,7 +95,7 @@ async def test_a_front_end_that_raises_is_dropped_and_logged_and_the_others_go_o
 
 async def test_a_front_end_that_cannot_be_closed_keeps_nobody_from_closing(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host:
-        await host.service.seat("anna", Raising("closed"))
+        await host.service.seat(own_account(), "anna", Raising("closed"))
         anna = await host.seat()
     assert anna.front.closed_with == "the service is stopping"
 
@@ -250,7 +251,7 @@ async def test_a_seat_whose_making_is_cancelled_is_not_kept(tmp_path: Path, monk
 
     async with hosting(configured(tmp_path)) as host:
         monkeypatch.setattr(host.store, "cut_turns", hangs)
-        making = asyncio.create_task(host.service.seat("anna", Watcher()))
+        making = asyncio.create_task(host.service.seat(own_account(), "anna", Watcher()))
         await asked.wait()
         making.cancel()
         await asyncio.wait([making])

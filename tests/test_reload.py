@@ -15,10 +15,9 @@ from corral.daemon import serving
 from corral.daemon.notify import notify
 from corral.daemon.serving import Serving
 from corral.process import live_jobs
-from corral.remote import server
-from corral.remote.peers import Speakers, speakers
 from corral.service.conversation_ref import ConversationRef
 from corral.service.current_backend import Announce, Begun
+from corral.service.identity import Access, own_account
 from corral.service.store.store import Store
 from tests.harness.daemon import write_config
 from tests.harness.hosting import Host, Watcher, configured, hosting, kinds
@@ -74,7 +73,7 @@ async def test_of_two_hups_close_together_the_newer_file_wins(tmp_path: Path, mo
     served = Serving(config, store, kinds("obey"))
     running = asyncio.create_task(served.run())
     try:
-        await until(lambda: served._socket._server is not None, SOON, "it serves")
+        await until(lambda: served._serves, SOON, "it serves")
         write_config(tmp_path, "anna", "ben")
         served._reload()
         await until(first_read.is_set, SOON, "the first reading has begun")
@@ -96,13 +95,15 @@ async def test_a_hup_during_the_start_is_followed_when_the_start_is_complete(
     file = write_config(tmp_path, "anna")
     looked_up, reloaded = threading.Event(), threading.Event()
 
-    def slow(config: Config) -> Speakers:
-        found = speakers(config)
+    look_up = Access.look_up
+
+    def slow(config: Config) -> Access:
+        found = look_up(config)
         looked_up.set()
         reloaded.wait(0.5)  # nothing is reloaded in that time if reloads wait for the start
         return found
 
-    monkeypatch.setattr(server, "speakers", slow)
+    monkeypatch.setattr(Access, "look_up", slow)
     config = load(file)
     store = await Store.open(config.service.state_dir)
     served = Serving(config, store, kinds("obey"))
@@ -113,8 +114,8 @@ async def test_a_hup_during_the_start_is_followed_when_the_start_is_complete(
         served._reload()
         await until(lambda: len(served._service.config.people) == 2, SOON, "the newer file is read")
         reloaded.set()
-        await until(lambda: served._socket._server is not None, SOON, "it serves")
-        assert served._socket.may_speak_for(os.getuid()) == ("anna", "ben"), "the table of the newer file"
+        await until(lambda: served._serves, SOON, "it serves")
+        assert served._service.access.people(own_account()) == ("anna", "ben"), "the table of the newer file"
     finally:
         served._end(15)
         await asyncio.wait_for(running, SOON)

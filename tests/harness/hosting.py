@@ -12,6 +12,7 @@ from corral.backends.events import ApprovalRequested, BackendEnded, BackendStart
 from corral.config import Config, Person
 from corral.service.conversation_ref import ConversationRef
 from corral.service.front import Reply, Shown
+from corral.service.identity import own_account
 from corral.service.seats import LocalSeat
 from corral.service.service import Service
 from corral.service.starting import Starter
@@ -119,7 +120,7 @@ class Host:
 
     async def seat(self, person: str = "anna", **more: Any) -> Place:
         front = Watcher()
-        return Place(await self.service.seat(person, front, **more), front)
+        return Place(await self.service.seat(own_account(), person, front, **more), front)
 
 
 def kinds(scene: str) -> Callable[[Config, Person, ConversationRef], Scripted]:

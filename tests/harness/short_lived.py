@@ -8,6 +8,7 @@ from corral.backends.backend import Input
 from corral.backends.events import Text, TurnEnded, TurnStarted
 from corral.service import logs
 from corral.service.front import Shown
+from corral.service.identity import own_account
 from tests.harness.hosting import Watcher, configured, hosting
 
 PEOPLE = ("anna", "ben", "cleo")
@@ -37,9 +38,9 @@ async def _serve(folder: Path, pipe: Connection) -> None:
             front = Teller()
             front.person, front.pipe = person, pipe
             try:
-                seat = await host.service.seat(person, front, resume="last")
+                seat = await host.service.seat(own_account(), person, front, resume="last")
             except LookupError:
-                seat = await host.service.seat(person, front)
+                seat = await host.service.seat(own_account(), person, front)
             for number in range(1, 1000):
                 seat.send(Input("where"))
                 await front.turns(number)

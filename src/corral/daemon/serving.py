@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -14,12 +14,14 @@ import structlog
 from corral.backends.engine import EngineKind
 from corral.config import Config, ConfigError, Person, doubts, load
 from corral.daemon import lock
+from corral.daemon.front_ends import FRONT_ENDS, Entry, FrontEnds
 from corral.daemon.notify import notify
+from corral.printable import in_one_line
 from corral.process import StartError
-from corral.remote.peers import Speakers, speakers
-from corral.remote.server import SocketError, SocketServer
 from corral.service import logs, state_folder
 from corral.service.conversation_ref import ConversationRef
+from corral.service.front_end import FrontEndError
+from corral.service.identity import Access
 from corral.service.service import Service, Summary
 from corral.service.starting import Starter, configured_kind
 from corral.service.store.store import Store, StoreError
@@ -73,12 +75,16 @@ async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = conf
         return FAILED
     try:
         return await Serving(config, store, kinds, unread).run()
-    except (SocketError, StartError) as error:
+    except (AccountsError, FrontEndError, StartError) as error:
         say(str(error))
         return FAILED
     finally:
         await store.aclose()
         os.close(held)
+
+
+class AccountsError(Exception):
+    """The accounts of the people cannot be looked up; the message says why."""
 
 
 def warn(config: Config) -> None:
@@ -90,10 +96,18 @@ def warn(config: Config) -> None:
 class Serving:
     """One run of the service: its signals, its front ends, its end."""
 
-    def __init__(self, config: Config, store: Store, kinds: Kinds, unread: asyncio.Event | None = None) -> None:
-        """`unread`: set if the configuration may have changed since it was read."""
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        kinds: Kinds,
+        unread: asyncio.Event | None = None,
+        *,
+        entries: Sequence[Entry] | None = None,
+    ) -> None:
+        """`unread`: set if the configuration may have changed since it was read. `entries`: instead of FRONT_ENDS."""
         self._service = Service(config, store, Starter(lambda: self._service.config, kinds))
-        self._socket = SocketServer(self._service, config.socket_path)
+        self._front_ends = FrontEnds(self._service, FRONT_ENDS if entries is None else entries, self._tell_status)
         self._ending = asyncio.Event()
         self._signals = 0
         self._unread = unread or asyncio.Event()
@@ -109,7 +123,12 @@ class Serving:
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         await self._service.start()
-        await self._socket.start()
+        self._service.admit(await self._look_up())
+        try:
+            await self._front_ends.start()
+        except FrontEndError:
+            await self._service.shutdown()  # those that started before may have begun conversations
+            raise
         # What is there now stays: a collection in the middle of a hundred turns need not look at it again.
         gc.collect()
         gc.freeze()
@@ -117,7 +136,7 @@ class Serving:
         log.info(
             "serving", people=len(config.people), socket=str(config.socket_path), state=str(config.service.state_dir)
         )
-        notify("READY=1", f"STATUS=serving {config.head_count}")
+        notify("READY=1", self._status)
         self._serves = not self._ending.is_set()
         if self._unread.is_set():
             self._reload()
@@ -125,8 +144,24 @@ class Serving:
         notify("STOPPING=1")
         summary = await self._service.shutdown()
         self._tasks.cancel()
-        await self._socket.close()
+        await self._front_ends.close()
         return UNFINISHED if _left_something(summary) else 0
+
+    @property
+    def _status(self) -> str:
+        """The line of `systemctl status`."""
+        failed = [f"front end {name} failed: {why}" for name, why in self._front_ends.failed.items()]
+        return "STATUS=" + in_one_line("; ".join([f"serving {self._service.config.head_count}", *failed]))
+
+    def _tell_status(self) -> None:
+        if self._serves:
+            notify(self._status)
+
+    async def _look_up(self) -> Access:
+        try:
+            return await _READING.run(lambda: Access.look_up(self._service.config), READ_TIMEOUT)
+        except OSError as error:  # a TimeoutError too
+            raise AccountsError(f"the accounts of the configuration's people cannot be looked up: {error}") from error
 
     def _end(self, number: int) -> None:
         self._signals += 1
@@ -157,11 +192,11 @@ class Serving:
             await self._read_and_apply(self._service.config)
         finally:
             if self._serves:
-                notify("READY=1", f"STATUS=serving {self._service.config.head_count}")
+                notify("READY=1", self._status)
 
     async def _read_and_apply(self, before: Config) -> None:
         try:
-            config, speakers = await _READING.run(lambda: _read(before.path), READ_TIMEOUT)
+            config, access = await _READING.run(lambda: _read(before.path), READ_TIMEOUT)
         except OSError as error:  # a TimeoutError too: a file system or a directory service does not answer
             log.error("the configuration could not be read, and the old one stays", error=str(error))
             return
@@ -172,15 +207,15 @@ class Serving:
             return
         if (config.service.state_dir, config.socket_path) != (before.service.state_dir, before.socket_path):
             log.warning("state_dir and socket are read at the start only: restart the service for them")
-        await self._service.reload(config)
-        self._socket.reloaded(speakers)
+        await self._service.reload(config, access)
+        self._front_ends.reloaded()
         warn(config)
         log.info("reloaded", people=len(config.people))
 
 
-def _read(path: Path | None) -> tuple[Config, Speakers]:
+def _read(path: Path | None) -> tuple[Config, Access]:
     config = load(path)
-    return config, speakers(config)
+    return config, Access.look_up(config)
 
 
 def _log(error: BaseException | None) -> None:

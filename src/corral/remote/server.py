@@ -1,4 +1,4 @@
-"""The service's side of the socket: a front end for each connection, served as far as the kernel says who is there."""
+"""The service's side of the socket: each connection is served as the account that the kernel says has made it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import structlog
 
 from corral.backends.backend import Answer, Input
 from corral.remote import wire
-from corral.remote.peers import Speakers, peer_uid, speakers
+from corral.remote.peers import peer_uid
 from corral.service import commands
 from corral.service.conversation_ref import ConversationRef
 from corral.service.front import to_json
+from corral.service.front_end import FrontEndError
+from corral.service.identity import Account
 from corral.service.service import AccessError
 from corral.tasks import Tasks
-from corral.workers import Workers
 
 if TYPE_CHECKING:
     from corral.service.front import Shown, Welcome
@@ -37,36 +38,33 @@ STALL_TIMEOUT = 30.0  # seconds for which a client may not read before it is let
 FLUSH_TIMEOUT = 2.0  # seconds for the last lines to be read
 MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which its turn waits for it
 MOST_CONNECTIONS = 256
-ACCOUNTS_TIMEOUT = 60.0  # seconds to look up everybody's account
 MOST_OF_ACCOUNT = 32
 TOO_MANY = "too many chats are open at the service: end one, and try again"
 
 
-_ACCOUNTS = Workers("corral-accounts", usual=1, most=2)
-
-
-class SocketError(Exception):
-    """The service cannot listen; the message says why and what to do."""
+async def start(service: Service) -> SocketServer:
+    """Listen where the configuration says. Raises FrontEndError."""
+    server = SocketServer(service, service.config.socket_path)
+    await server.start()
+    return server
 
 
 class SocketServer:
-    """Listens at a path until `close`. Everybody may connect: the kernel's word decides who is heard."""
+    """Listens at a path until `close` (a corral.service.front_end.FrontEnd).
+
+    Every account may connect: the kernel says which one it is, and the service decides whom it may act for.
+    """
 
     def __init__(self, service: Service, path: Path) -> None:
         self._service = service
         self._path = path
         self._server: asyncio.Server | None = None
         self._connections = Tasks(_ended)
-        self._clients: set[_Client] = set()
-        self._of_account: Counter[int] = Counter()
-        self._speakers: Speakers = {}
+        self._of_account: Counter[Account] = Counter()
+        self._closed = asyncio.Event()
 
     async def start(self) -> None:
-        """Begin to listen. A socket file that a dead service left is replaced. Raises SocketError."""
-        try:
-            self._speakers = await _ACCOUNTS.run(lambda: speakers(self._service.config), ACCOUNTS_TIMEOUT)
-        except OSError as error:  # a TimeoutError too
-            raise SocketError(f"the accounts of the configuration's people cannot be looked up: {error}") from error
+        """Begin to listen. A socket file that a dead service left is replaced. Raises FrontEndError."""
         try:
             await _make_way(self._path)
             self._server = await asyncio.start_unix_server(self._connected, self._path, limit=wire.MOST_CALL_BYTES)
@@ -74,12 +72,19 @@ class SocketServer:
         except OSError as error:
             if self._server is not None:
                 self._server.close()
-            raise SocketError(
+            raise FrontEndError(
                 f"cannot listen at {self._path}: {error.strerror or error}; choose another with [service] socket"
             ) from error
 
+    def reloaded(self) -> None:
+        """Nothing is kept here of the configuration: its path is read at the start only."""
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
+
     async def close(self) -> None:
         """Listen no more, and let the connections end."""
+        self._closed.set()
         if self._server is None:
             return
         with suppress(OSError):  # while it listens: afterwards the file may be another service's
@@ -87,49 +92,34 @@ class SocketServer:
         self._server.close()
         await self._connections.settle(FLUSH_TIMEOUT)
 
-    def reloaded(self, speakers: Speakers) -> None:
-        """After a reload, take their seats from accounts that may no longer speak for the person they sit for."""
-        self._speakers = speakers
-        for client in list(self._clients):
-            client.recheck()
-
-    def may_speak_for(self, uid: int) -> tuple[str, ...]:
-        """The people for whom this account may speak, by the configuration of this moment."""
-        return self._speakers.get(uid, ())
-
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Decided here and at once, from a table: a stranger holds no place that others need, and costs no thread.
         try:
-            uid = peer_uid(writer.get_extra_info("socket"))
+            account = Account(peer_uid(writer.get_extra_info("socket")))
         except OSError:  # it has gone already
             writer.transport.abort()
             return
-        if not self.may_speak_for(uid):
-            log.warning("a connection was refused", uid=uid)
+        if not self._service.access.people(account):
+            log.warning("a connection was refused", uid=account.uid)
             writer.transport.abort()
-        elif self._of_account[uid] >= MOST_OF_ACCOUNT or len(self._connections) >= MOST_CONNECTIONS:
-            log.warning("a connection was refused", uid=uid, connections=self._of_account[uid])
+        elif self._of_account[account] >= MOST_OF_ACCOUNT or len(self._connections) >= MOST_CONNECTIONS:
+            log.warning("a connection was refused", uid=account.uid, connections=self._of_account[account])
             # With a reason, unlike a stranger: the account is known here, and can do something about it.
             writer.write(wire.encode({"event": "closed", "reason": TOO_MANY}))
             writer.close()
         else:
-            self._of_account[uid] += 1
-            task = self._connections.own(self._serve(uid, reader, writer))
-            task.add_done_callback(lambda _: self._of_account.subtract((uid,)))
+            self._of_account[account] += 1
+            task = self._connections.own(self._serve(account, reader, writer))
+            task.add_done_callback(lambda _: self._of_account.subtract((account,)))
 
-    async def _serve(self, uid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, account: Account, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(HELLO_TIMEOUT):
                 line = await reader.readline()
             if not line:  # it only looked whether there is a service
                 return
             first = wire.first_decoder.decode(line)
-            client = _Client(self._service, self, uid, reader, writer)
-            self._clients.add(client)
-            try:
-                await client.serve(first)
-            finally:
-                self._clients.discard(client)
+            await _Client(self._service, account, reader, writer).serve(first)
         except (TimeoutError, ValueError, OSError) as error:  # msgspec's errors are ValueErrors
             log.warning("a connection was ended", error=str(error))
         except RecursionError:  # the decoder's, for what a client sent
@@ -150,19 +140,17 @@ class _Client:
     """One connection (a corral.service.front.Front)."""
 
     service: Service
-    server: SocketServer
-    uid: int
+    account: Account
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     gone: bool = False
     aborting: asyncio.TimerHandle | None = None
     """Ends the connection after `closed`, unless its end is seen before."""
-    seat: LocalSeat | None = None
 
     @property
     def people(self) -> tuple[str, ...]:
-        """For whom it may speak."""
-        return self.server.may_speak_for(self.uid)
+        """The people that it may act for."""
+        return self.service.access.people(self.account)
 
     async def serve(self, first: wire.First) -> None:
         """Answer the first line, then take calls until the client or the service ends it."""
@@ -173,26 +161,23 @@ class _Client:
         if person is None and not self.people:  # taken out of the configuration meanwhile
             return
         if person is None:
-            # To nobody else: these are the people for whom this account may speak.
+            # To nobody else: these are the people that this account may act for.
             self._write(
-                {"event": "closed", "reason": f"say for whom you speak, --person NAME: {', '.join(self.people)}"}
+                {"event": "closed", "reason": f"say who you act for, with --person NAME: {', '.join(self.people)}"}
             )
             return
-        if person not in self.people:
-            log.warning("a connection was refused", uid=self.uid, person=person)
-            return
         try:
+            self._check(person)
             ref = self._ref(person, first)
-            seat = await self.service.seat(person, self, resume=first.resume, ref=ref, greet=self._greet)
-            self.seat = seat
+            seat = await self.service.seat(self.account, person, self, resume=first.resume, ref=ref, greet=self._greet)
         except AccessError:
+            log.warning("a connection was refused", uid=self.account.uid, person=person)
             return
         except LookupError as error:
             self.closed(str(error.args[0]))
             self._stop_aborting()  # nothing is read any more: `_serve` bounds the rest
             return
-        log.info("attached", person=person, uid=self.uid)
-        self.recheck()  # the configuration may have changed meanwhile
+        log.info("attached", person=person, uid=self.account.uid)
         try:
             await self._take_calls(seat)
         finally:
@@ -200,13 +185,7 @@ class _Client:
             if not self.gone:
                 seat.detach()
             await seat.settle(FLUSH_TIMEOUT)
-            log.info("detached", person=person, uid=self.uid)
-
-    def recheck(self) -> None:
-        """Take the seat away from an account that may not speak for this person any more."""
-        seat = self.seat
-        if seat is not None and not seat.over and seat.person not in self.people:
-            seat.close(f"this account does not speak for {seat.person} any more")
+            log.info("detached", person=person, uid=self.account.uid)
 
     # What the seat tells (corral.service.front.Front).
 
@@ -234,7 +213,11 @@ class _Client:
         # Until it has read that, the client's end is not seen, and `_take_calls` waits for it.
         self.aborting = asyncio.get_running_loop().call_later(FLUSH_TIMEOUT, self.writer.transport.abort)
 
-    # How.
+    # Internals.
+
+    def _check(self, person: str) -> None:
+        if person not in self.people:
+            raise AccessError
 
     def _stop_aborting(self) -> None:
         if self.aborting is not None:
@@ -295,12 +278,11 @@ class _Client:
                 return line if whole else None
 
     async def _end_person(self, person: str) -> None:
-        if person not in self.people:
-            log.warning("a connection was refused", uid=self.uid, person=person)
-            return
         try:
+            self._check(person)
             ended = await self.service.end_person(person)
-        except AccessError:  # taken out of the configuration meanwhile
+        except AccessError:
+            log.warning("a connection was refused", uid=self.account.uid, person=person)
             return
         self._write({"event": "done", "ended": [to_json(one) for one in ended]})
 

@@ -23,6 +23,7 @@ from corral.tasks import Tasks
 
 if TYPE_CHECKING:
     from corral.service.front import Front, Shown, Welcome
+    from corral.service.identity import Identity
     from corral.service.service import Service
     from corral.service.store.store import ConversationRow
 
@@ -35,9 +36,17 @@ class LocalSeat:
     """A `corral.service.front.Seat`. It moves from one conversation to another; a front end hears of one at a time."""
 
     def __init__(
-        self, service: Service, person: str, front: Front, conversation: Conversation, welcome: Welcome, channel: str
+        self,
+        service: Service,
+        identity: Identity,
+        person: str,
+        front: Front,
+        conversation: Conversation,
+        welcome: Welcome,
+        channel: str,
     ) -> None:
         self.service = service
+        self.identity = identity
         self.person = person
         self.conversation = conversation
         self.channel = channel
@@ -204,7 +213,7 @@ class LocalSeat:
     def _refuses(self) -> bool:
         if self._over:
             return True
-        if why := self.service.refuses(self.person):
+        if why := self.service.refuses(self.person, self.identity):
             self.close(why)
             return True
         return False

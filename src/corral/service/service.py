@@ -19,6 +19,7 @@ from corral.service.conversation import Conversation
 from corral.service.conversation_ref import ConversationRef
 from corral.service.current_backend import StartBackend
 from corral.service.front import Welcome
+from corral.service.identity import Access
 from corral.service.pool import Pool
 from corral.service.processes import Seen, described
 from corral.service.seats import LocalSeat
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from corral.backends.backend import Backend
     from corral.config import Config, Person
     from corral.service.front import Front
+    from corral.service.identity import Identity
     from corral.service.policy import Policy
     from corral.service.store.store import ConversationRow, Store, UsageRow
     from corral.service.workspaces import Workspaces
@@ -48,7 +50,7 @@ SETTLE_TIMEOUT = 1.0  # seconds for what is cancelled to be gone
 
 
 class AccessError(Exception):
-    """This person may not talk here. Nobody is told more than that."""
+    """This identity may not act for this person here. The front end tells it no more than that."""
 
 
 @dataclass(slots=True)
@@ -71,6 +73,8 @@ class Service:
         self.pool = Pool()
         self.seats: set[LocalSeat] = set()
         self.live: set[Conversation] = set()
+        self.access = Access.own(config)
+        """Who may act for whom; a daemon gives its service a wider one (`admit`, `reload`)."""
         self._config = config
         self._former: dict[str, Person] = {}
         self._start_backend = start
@@ -87,6 +91,13 @@ class Service:
 
     # Beginning and end.
 
+    def admit(self, access: Access) -> None:
+        """Serve those whom `access` allows, and close the seats of those whom it does not."""
+        self.access = access
+        for seat in list(self.seats):
+            if why := self.refuses(seat.person, seat.identity):
+                seat.close(why)
+
     async def start(self) -> None:
         """End what a dead service left, take in what its reapers wrote, and begin to look after what gets old."""
         recovering = self._upkeep.own(self._recover())
@@ -95,8 +106,8 @@ class Service:
         self._upkeep.own(self._recycle())
         self._upkeep.own(self._prune())
 
-    async def reload(self, config: Config) -> None:
-        """Go on with another configuration.
+    async def reload(self, config: Config, access: Access | None = None) -> None:
+        """Go on with another configuration, and with who may act for whom by it; None: this account alone.
 
         Turns that run go on, but for those of a person whose account changed: the new account is not to see what the
         old one's agent does, or to decide it. A person who was taken out gets no further turn.
@@ -104,9 +115,7 @@ class Service:
         before, self._config = self._config, config
         self._former.update({person.name: person for person in before.people})
         moved = {one.name for one in config.people if one.os_user != self._former.get(one.name, one).os_user}
-        for seat in list(self.seats):
-            if why := self.refuses(seat.person):
-                seat.close(why)
+        self.admit(access or Access.own(config))
         for conversation in [one for one in self.live if not one.over]:
             name = conversation.ref.person
             if config.person(name) is None:
@@ -167,14 +176,17 @@ class Service:
             raise AccessError
         return person
 
-    def refuses(self, person: str) -> str:
-        """Why this person's calls are refused; empty while they are served."""
+    def refuses(self, person: str, identity: Identity) -> str:
+        """Why calls of this identity for this person are refused; empty while they are served."""
         if self._closing:
             return self._closing
-        return "" if self._config.person(person) else "you are not known here any more"
+        if self._config.person(person) is None:
+            return "you are not known here any more"
+        return "" if self.access.allows(identity, person) else f"you may not act for {person} any more"
 
     async def seat(
         self,
+        identity: Identity,
         person: str,
         front: Front,
         *,
@@ -185,6 +197,7 @@ class Service:
     ) -> LocalSeat:
         """A place for a front end: at a new conversation (about `ref`), or at an earlier one.
 
+        identity: who asks, as the front end has authenticated them; they must be allowed to act for the person.
         resume: the earlier one's id, or `last`.
         channel: names a lasting front end, which goes on where it was before a restart.
         greet: is told first where it has come to.
@@ -192,7 +205,7 @@ class Service:
         Raises AccessError, or LookupError with a sentence where there is nothing to resume.
         """
         who = self.person(person)
-        if self._closing:
+        if self.refuses(person, identity):
             raise AccessError
         unread = ""
         try:
@@ -207,7 +220,7 @@ class Service:
             if resume:
                 raise LookupError(taken)
             taken = None
-        if self.refuses(person):  # meanwhile
+        if self.refuses(person, identity):  # meanwhile
             if taken is not None:
                 self.forget_if_unused(taken)
             raise AccessError
@@ -219,7 +232,7 @@ class Service:
             tuple(command.help for command in COMMANDS.values()),
             begun.ref.workspace or who.workspace,
         )
-        seat = LocalSeat(self, person, front, begun, welcome, channel)
+        seat = LocalSeat(self, identity, person, front, begun, welcome, channel)
         self.seats.add(seat)
         try:
             greet(welcome)

@@ -22,6 +22,7 @@ from corral.remote.client import AttachedSeat, NoServiceError, NotServedError
 from corral.service import logs
 from corral.service.conversation_ref import ConversationRef
 from corral.service.front import Front, Seat
+from corral.service.identity import own_account
 from corral.service.service import Service
 from corral.service.starting import Starter, configured_kind, workspaces
 from corral.service.store.store import Store, StoreError
@@ -194,7 +195,7 @@ async def _hosted(
             if forgetful:
                 front.show(Notice(f"this chat will not be remembered: {forgetful}"))
             try:
-                seat = await service.seat(ref.person, front, resume=resume, ref=ref)
+                seat = await service.seat(own_account(), ref.person, front, resume=resume, ref=ref)
             except LookupError as error:
                 raise ConnectorError(str(error.args[0])) from None
             seat.conversation.start_now()
