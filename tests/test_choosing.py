@@ -46,7 +46,8 @@ def test_the_home_of_a_person_s_account_is_the_one_of_the_configuration(tmp_path
 
 
 def test_an_agent_is_started_with_the_model_that_was_chosen(tmp_path: Path) -> None:
-    config = configured(tmp_path, engines={"codex": {"model": "old"}, "claude": {"model": "old"}})
+    settings = {"model": "old", "command": ["/opt/agent"]}
+    config = configured(tmp_path, engines={"codex": settings, "claude": settings})
     person = config.people[0]
     for engine, kind in (("codex", Codex), ("claude", Claude)):
         for chosen, model in ((None, "old"), ("new", "new")):

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from corral.offline import OfflineModel, Run, Say, Script, Turn, codex_arguments
+from corral.backends.codex.offline import codex_arguments
+from corral.offline import OfflineModel, Run, Say, Script, Turn
 from tests.harness.driving import Driver
 from tests.harness.service import Service
 from tests.harness.stage import Account, Stage

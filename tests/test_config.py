@@ -136,7 +136,7 @@ A_NAME = (
 )
 A_TEXT = "is not allowed: it must be a text in quotes, of one line and not empty"
 A_PATH = "is not allowed: it must be an absolute path, which begins with /"
-A_COMMAND = 'is not allowed: it must be a list of texts, for example ["codex"]'
+A_COMMAND = 'is not allowed: it must be a list of texts, for example ["/usr/bin/agent"]'
 A_VARIABLE = "is not the name of a variable: it must be letters, digits and underscores, and not begin with a digit"
 A_WORKSPACE = "is not allowed: it must be an absolute path, or begin with ~/ for the home of the account"
 LONG = "/" + "x" * 120
@@ -172,7 +172,7 @@ ONE_FAULT = {
     "[pool]\nper_person = true": "pool.per_person: true is not allowed: it must be a whole number, at least 1",
     '[recycle]\nbackground = "yes"': 'recycle.background: "yes" is not allowed: it must be true or false, without '
     "quotes",
-    '[service]\nengine = "gpt"': 'service.engine: "gpt" is not allowed: it must be "codex" or "claude"',
+    '[service]\nengine = "gpt"': 'service.engine: unknown engine "gpt": choose codex or claude',
     '[engines.codex]\napproval = "no"': 'engines.codex.approval: "no" is not allowed: it must be "ask" or "never"',
     "service = 3": "service: 3 is not allowed: it must be a table, below [service]",
     "[[service]]": "service: a list is not allowed: it must be a table, below [service]",
@@ -199,7 +199,7 @@ FAULT_OF_ADA = {
     'os_user = "no-such-account"': 'os_user: "no-such-account" is no account of this machine: make it, or name another',
     'os_user = ""': f'os_user: "" {A_TEXT}',
     'telegram = "5"': 'telegram: "5" is not allowed: it must be a whole number, at least 1',
-    "engine = 1": 'engine: 1 is not allowed: it must be "codex" or "claude"',
+    "engine = 1": 'engine: unknown engine 1: choose codex or claude',
     'workspace = "projects"': f'workspace: "projects" {A_WORKSPACE}',
     'workspace = "~ada/x"': f'workspace: "~ada/x" {A_WORKSPACE}',
     'workspaces = { site = "x" }': f'workspaces.site: "x" {A_WORKSPACE}',

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from corral.config import Config, Person, Timeouts
 from corral.config.commented import commented
-from corral.config.kinds import NAME
 from corral.config.loading import judge
-from corral.config.quantities import LARGEST, LONGEST, SMALLEST, as_size, as_time, seconds, size
 from corral.config.tables import fields, table_of, tables
+from corral.values.kinds import NAME
+from corral.values.quantities import LARGEST, LONGEST, SMALLEST, as_size, as_time, seconds, size
 from tests.harness.configs import OWN
 from tests.harness.stage import REPOSITORY
 

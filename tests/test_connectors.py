@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from corral.backends.backend import Input
+from corral.backends.engine import EngineKind
 from corral.backends.events import BackendStarted
-from corral.config import ConfigError, load
+from corral.config import Config, ConfigError, Person, load
 from corral.remote import addresses, wire
 from corral.remote.client import RefusedError
+from corral.service.conversation_ref import ConversationRef
 from corral.terminal.connectors import Configured, Connector, ConnectorError, InProcess, chosen, first_of
 from tests.harness.backends import scripted
 from tests.harness.daemon import serving, write_config
@@ -18,7 +20,10 @@ from tests.harness.hosting import Watcher
 
 
 def own(folder: Path, **more: object) -> InProcess:
-    return InProcess(lambda name: scripted(name, "obey"), state_dir=folder / "own", cwd=folder, **more)  # type: ignore[arg-type]
+    def kinds(_config: Config, _person: Person, ref: ConversationRef) -> EngineKind:
+        return scripted(ref.engine, "obey")
+
+    return InProcess(kinds=kinds, state_dir=folder / "own", cwd=folder, **more)  # type: ignore[arg-type]
 
 
 async def test_a_running_service_is_the_first_choice(tmp_path: Path) -> None:

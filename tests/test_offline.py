@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.offline import Call, Fail, OfflineModel, Pause, Run, Say, Script, Turn, codex_arguments, codex_overrides
+from corral.backends.codex.offline import codex_arguments, codex_overrides
+from corral.offline import Call, Fail, OfflineModel, Pause, Run, Say, Script, Turn
 from corral.offline import http as offline_http
 from corral.offline.script import timed_deltas
 from tests.harness.plain_http import Answer, connect, request, send

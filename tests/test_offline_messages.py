@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from corral.offline import Call, Fail, OfflineModel, Pause, Run, Say, Script, Think, Turn, claude_environment
+from corral.backends.claude.offline import claude_environment
+from corral.offline import Call, Fail, OfflineModel, Pause, Run, Say, Script, Think, Turn
 from tests.harness.plain_http import Answer, connect, request, send
 
 REMINDER = {"type": "text", "text": "<system-reminder>\nThe person's language is German.\n</system-reminder>"}

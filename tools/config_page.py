@@ -8,8 +8,8 @@ from pydantic.fields import FieldInfo
 
 from corral.config import Config, Person
 from corral.config.commented import commented, default_of, example_of, meaning
-from corral.config.kinds import kind_of
 from corral.config.tables import fields, table_of, tables
+from corral.values.kinds import kind_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "config.md"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corral.offline import codex_overrides
+from corral.backends.codex.offline import codex_overrides
 from tests.harness.service import Service
 from tests.harness.waiting import until
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from corral.backends.claude import Claude
+from corral.backends.claude.offline import claude_environment
 from corral.backends.codex import Codex
+from corral.backends.codex.offline import codex_overrides
 from corral.backends.engine import EngineKind
-from corral.offline import claude_environment, codex_overrides
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Older npm on older Node would take an older claude than the newest: the version is named.

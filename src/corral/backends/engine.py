@@ -39,7 +39,7 @@ class EngineKind(Protocol):
 
     @property
     def name(self) -> str:
-        """`codex`, `claude`."""
+        """As the registry has it."""
 
     @property
     def starts_in_workspace(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from corral import __version__
+from corral.backends import registry
 
 app = typer.Typer(
     name="corral",
@@ -36,6 +37,23 @@ ConfigFile = Annotated[
         metavar="FILE",
         readable=False,
         help="Default: $CORRAL_CONFIG, the user's, or /etc/corral/corral.toml.",
+    ),
+]
+
+
+def _known_engine(name: str) -> str:
+    if name not in registry.names():
+        raise typer.BadParameter(f"unknown engine {name!r}: choose {' or '.join(registry.names())}")
+    return name
+
+
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        parser=_known_engine,
+        metavar="|".join(registry.names()),
+        help=f"The engine that people begin with. Default: the config's, or {registry.DEFAULT}.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]

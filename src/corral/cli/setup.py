@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corral.cli.common import app, say
-from corral.cli.talk import Approval, Engine
+from corral.cli.common import EngineOption, app, say
+from corral.cli.talk import Approval
 
 if TYPE_CHECKING:
     from corral.install.initial import Answers
@@ -48,8 +48,8 @@ def init(
             help="Somebody who may talk with an agent, and the account that their agents run as; may be given again.",
         ),
     ] = None,
-    engine: Annotated[Engine | None, typer.Option(help="The engine that people begin with.")] = None,
-    approval: Annotated[Approval | None, typer.Option(help="What agents do where they need leave.")] = None,
+    engine: EngineOption = None,
+    approval: Annotated[Approval | None, typer.Option(help="What agents do where they need permission.")] = None,
     workspace: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where people's agents work.")] = None,
     state_dir: Annotated[
         Path | None, typer.Option("--state-dir", metavar="DIR", help="The folder of all that the service keeps.")
@@ -64,7 +64,7 @@ def init(
     path = (config or initial.usual_place()).absolute()
     answers = initial.Answers(
         people=tuple(initial.newcomer(written) for written in person or ()),
-        engine=engine and engine.value,
+        engine=engine,
         approval=approval and approval.value,
         workspace=workspace,
         state_dir=str(state_dir.absolute()) if state_dir else None,

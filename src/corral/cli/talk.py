@@ -10,14 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from corral.cli.common import ConfigFile, app, is_own, say
-
-
-class Engine(StrEnum):
-    """The agents that this version speaks with."""
-
-    CODEX = "codex"
-    CLAUDE = "claude"
+from corral.cli.common import ConfigFile, EngineOption, app, is_own, say
 
 
 class Approval(StrEnum):
@@ -28,7 +21,7 @@ class Approval(StrEnum):
 
 
 class Sandbox(StrEnum):
-    """Codex's words."""
+    """As codex names them; an engine that has no sandbox of its own refuses the option."""
 
     READ_ONLY = "read-only"
     WORKSPACE_WRITE = "workspace-write"
@@ -48,7 +41,7 @@ class _Chat(TyperCommand):
 
 @app.command(
     cls=_Chat,
-    help="""Talk with Codex or Claude in the terminal; when you leave, nothing that it started is left running.
+    help="""Talk with an agent in the terminal; when you leave, nothing that it started is left running.
 
 What begins with `/` is a command and acts at once, even while a turn runs: `/help` lists them, `/quit` leaves. Enter
 sends, Alt-Enter begins a new line, Ctrl-C stops the turn. Without a terminal it reads a message a line and ends after
@@ -81,7 +74,7 @@ def chat(
     person: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who speaks, by the config's names. Default: the account.")
     ] = None,
-    engine: Annotated[Engine | None, typer.Option(help="The agent. Default: the config's, or codex.")] = None,
+    engine: EngineOption = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The agent's model. Default: the agent's own setting.")
     ] = None,
@@ -94,7 +87,7 @@ def chat(
     approval: Annotated[
         Approval | None,
         typer.Option(
-            help="What the agent does where it needs leave; `ask` (the default) without a terminal means no."
+            help="What the agent does where it needs permission; `ask` (the default) without a terminal means no."
             " Held in this process."
         ),
     ] = None,
@@ -111,10 +104,9 @@ def chat(
     ] = None,
 ) -> None:
     """Talk with an agent."""
-    from corral.backends.claude import Claude, find_claude
-    from corral.backends.codex import Codex, find_codex
-    from corral.backends.engine import EngineKind
+    from corral.backends import registry
     from corral.config import ConfigError, find
+    from corral.config.command_line import config_of
     from corral.demo import offline as offline_model
     from corral.process import default_state_dir
     from corral.remote.addresses import SYSTEM_SOCKET
@@ -122,26 +114,22 @@ def chat(
     from corral.terminal import terminal
     from corral.terminal.connectors import OUTSIDE, InProcess, chosen
 
-    def kind(name: str) -> EngineKind:
-        if name == Engine.CLAUDE.value:
-            # What `never` means to codex: it does what it may, and does not ask for more.
-            mode = "dontAsk" if approval is Approval.NEVER else None
-            return Claude(find_claude(), model=model, permission_mode=mode)
-        return Codex(
-            find_codex(),
-            model=model,
-            approval=(approval or Approval.ASK).value,
-            sandbox=(sandbox or Sandbox.WORKSPACE_WRITE).value,
+    named = engine or registry.DEFAULT
+    try:
+        settings = config_of(
+            engine=named, approval=approval and approval.value, sandbox=sandbox and sandbox.value, model=model
         )
-
-    named = engine.value if engine is not None else None
-    own = InProcess(kind, named or "codex", user=user, person=person or "", state_dir=state_dir, resume=resume)
+    except ConfigError as error:
+        for fault in error.faults:
+            say(fault)
+        raise typer.Exit(2) from None
+    own = InProcess(settings, engine=named, user=user, person=person or "", state_dir=state_dir, resume=resume)
     if offline:
         raise typer.Exit(asyncio.run(offline_model.chat(own, as_json=as_json)))
     connector = own.connector()
     try:
         if not any((user, approval, sandbox, state_dir)):
-            connector = chosen(config, Hello(person=person, resume=resume, engine=named, model=model), own)
+            connector = chosen(config, Hello(person=person, resume=resume, engine=engine, model=model), own)
     except ConfigError as error:
         found = find()
         if config is None and found is not None and not is_own(found):

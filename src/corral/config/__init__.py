@@ -3,8 +3,6 @@
 from corral.config.errors import ConfigError
 from corral.config.loading import find, load
 from corral.config.models import (
-    ClaudeSettings,
-    CodexSettings,
     Config,
     Engines,
     LadderTimes,
@@ -16,8 +14,6 @@ from corral.config.models import (
 )
 
 __all__ = [
-    "ClaudeSettings",
-    "CodexSettings",
     "Config",
     "ConfigError",
     "Engines",

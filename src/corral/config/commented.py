@@ -7,9 +7,9 @@ import textwrap
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from corral.config.kinds import kind_of
 from corral.config.models import Config, Person
 from corral.config.tables import fields, table_of, tables
+from corral.values.kinds import kind_of
 
 _WIDTH = 100
 _HEAD = """\

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from corral.config.models import Config, Person
-from corral.config.quantities import as_time
 from corral.process.bare.table import is_this_account
+from corral.values.quantities import as_time
 
 _SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$")
 

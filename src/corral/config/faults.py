@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from corral.config.kinds import NAME, kind_of
 from corral.config.models import Config
 from corral.config.tables import keys, model_below, tables
-from corral.config.written import bare, shown
+from corral.values.kinds import NAME, kind_of
+from corral.values.written import bare, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -13,7 +13,7 @@ from corral.backends.errors import SecretError
 from corral.backends.secret_files import read_secret
 from corral.config.faults import person_key
 from corral.config.models import SOCKET
-from corral.config.written import shown
+from corral.values.written import shown
 
 LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 """Bytes of the path of a Unix socket."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, create_model
 
+from corral.backends import registry
 from corral.backends.backend import Limits
-from corral.config.kinds import (
+from corral.backends.settings import EngineSettings
+from corral.config.kinds import EngineName, KeptVariable
+from corral.process import default_state_dir
+from corral.values.kinds import (
     AbsolutePath,
-    Approval,
     Bytes,
-    Command,
     Count,
     CountOrNone,
-    EngineName,
-    KeptVariable,
     Name,
-    Sandbox,
     Seconds,
     Text,
     ValueOfVariable,
@@ -26,17 +26,13 @@ from corral.config.kinds import (
     Workspace,
     YesOrNo,
 )
-from corral.config.quantities import seconds
-from corral.process import default_state_dir
+from corral.values.quantities import seconds
+from corral.values.table import Table
 
 SOCKET = "corral.sock"
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Service(_Table):
+class Service(Table):
     """The service itself."""
 
     state_dir: AbsolutePath = Field(
@@ -44,7 +40,7 @@ class Service(_Table):
     )
     """The folder of all that is kept: the ledger of jobs, conversations, reports. Without it: the platform's folder
     for the state of the service's account (on Linux ~/.local/state/corral)."""
-    engine: EngineName = "codex"
+    engine: EngineName = registry.DEFAULT
     """The engine of people who name none."""
     socket: AbsolutePath | None = Field(default=None, examples=["/run/corral/corral.sock"])
     """The Unix socket at which `corral chat` and the operator's commands reach the service. Without it: `corral.sock`
@@ -55,7 +51,7 @@ class Service(_Table):
     """For how long history and reports are kept."""
 
 
-class Timeouts(_Table):
+class Timeouts(Table):
     """When a turn is stopped by itself."""
 
     silence: Seconds = seconds("10m")
@@ -72,7 +68,7 @@ class Timeouts(_Table):
         return Limits(silence=self.silence, tool=self.tool, turn=self.turn, approval=self.approval)
 
 
-class Recycle(_Table):
+class Recycle(Table):
     """When a backend is ended between turns. The conversation stays, and the next message goes on with it."""
 
     idle: Seconds = seconds("30m")
@@ -84,7 +80,7 @@ class Recycle(_Table):
     example a development server: that ends it too."""
 
 
-class LadderTimes(_Table):
+class LadderTimes(Table):
     """How long each step of an ending may take, from the friendly to the last."""
 
     goodbye: Seconds = seconds("3s")
@@ -95,7 +91,7 @@ class LadderTimes(_Table):
     """For KILL, before what survives is reported."""
 
 
-class PoolLimits(_Table):
+class PoolLimits(Table):
     """How much may run at once."""
 
     backends: Count = 32
@@ -106,43 +102,29 @@ class PoolLimits(_Table):
     """Messages that may wait in a conversation while a turn runs."""
 
 
-class CodexSettings(_Table):
-    """Codex, from 0.125 on."""
-
-    command: Command = ("codex",)
-    """Starts codex; `app-server` is added. A name without a slash is looked for on the service's PATH, and for another
-    account where sudo looks (its secure_path)."""
-    approval: Approval = "ask"
-    """What codex does where it needs leave: `ask` the person, or `never` ask and do only what it may."""
-    sandbox: Sandbox = "workspace-write"
-    """Codex's own sandbox."""
-    model: Text | None = Field(default=None, examples=["gpt-5-codex"])
-    """The model of people who name none. Without it: what the person set in codex itself."""
-    effort: Text | None = Field(default=None, examples=["medium"])
-    """The effort of reasoning of people who name none. Without it: what the person set in codex itself."""
-
-
-class ClaudeSettings(_Table):
-    """Claude Code."""
-
-    command: Command = ("claude",)
-    """Starts claude; what makes it speak stream-json is added. A name without a slash is looked for as codex is."""
-    approval: Approval = "ask"
-    """What claude does where it needs leave: `ask` the person, or `never` ask and do only what it may."""
-    model: Text | None = Field(default=None, examples=["sonnet"])
-    """The model of people who name none. Without it: what the person set in claude itself."""
-    effort: Text | None = Field(default=None, examples=["high"])
-    """The effort of reasoning of people who name none. Without it: what the person set in claude itself."""
-
-
-class Engines(_Table):
+class _Engines(Table):
     """How the engines are started."""
 
-    codex: CodexSettings = Field(default_factory=CodexSettings)
-    claude: ClaudeSettings = Field(default_factory=ClaudeSettings)
+    def settings(self, name: str) -> EngineSettings:
+        """The table of one engine."""
+        found = getattr(self, name)
+        assert isinstance(found, EngineSettings)
+        return found
 
 
-class Person(_Table):
+if TYPE_CHECKING:
+    Engines = _Engines
+else:
+    # A table for each engine, by its entry in the registry.
+    Engines = create_model(
+        "Engines",
+        __base__=_Engines,
+        __doc__=_Engines.__doc__,
+        **{entry.name: (entry.settings, Field(default_factory=entry.settings)) for entry in registry.entries()},
+    )
+
+
+class Person(Table):
     """A person who may talk with an agent. Who has no such table gets nothing, and learns nothing."""
 
     name: Name
@@ -151,7 +133,7 @@ class Person(_Table):
     """The account of this machine that the person's agents run as, through sudo. Without it: the service's own."""
     telegram: Count | None = Field(default=None, examples=[123456789])
     """The person's number in Telegram. Without it the person cannot write from there."""
-    engine: EngineName | None = Field(default=None, examples=["claude"])
+    engine: EngineName | None = Field(default=None, examples=[registry.names()[-1]])
     """The engine that the person begins with. Without it: that of [service]."""
     model: Text | None = Field(default=None, examples=["gpt-5-codex"])
     """The model that the person begins with. Without it: that of the engine."""
@@ -179,7 +161,7 @@ class Person(_Table):
     """Variables that are handed on from the service's own environment, for example for a proxy. No others are."""
 
 
-class Config(_Table):
+class Config(Table):
     """All of it, as `load` reads it. The file is its only source: no variable of the environment may say who runs as
     whom."""
 
@@ -211,6 +193,6 @@ class Config(_Table):
         """The person of this name."""
         return next((person for person in self.people if person.name == name), None)
 
-    def engine_of(self, person: Person) -> EngineName:
+    def engine_of(self, person: Person) -> str:
         """The engine that the person begins with."""
         return person.engine or self.service.engine

@@ -12,12 +12,13 @@ from pathlib import Path
 from rich.text import Text
 
 from corral.backends.backend import Input
+from corral.backends.codex.offline import codex_overrides
 from corral.backends.events import BackendEnded, Notice, TurnEnded
 from corral.demo.place import DemoFailed, Place
 from corral.demo.server import Server
 from corral.demo.supervised import SupervisedCodex
 from corral.display import processes as view
-from corral.offline import OfflineModel, Run, Say, Script, Turn, codex_overrides
+from corral.offline import OfflineModel, Run, Say, Script, Turn
 from corral.process import Report, live_jobs
 from corral.service.front import Shown
 from corral.terminal.connectors import InProcess
@@ -129,7 +130,7 @@ async def stop_on_request(stage: Stage) -> None:
     async with OfflineModel(script(server)) as model:
         codex = place.codex(codex_overrides(model.base_url))
         own = InProcess(
-            lambda _: codex,
+            kinds=lambda *_: codex,
             user=place.user,
             state_dir=place.state_dir,
             cwd=place.workspace,

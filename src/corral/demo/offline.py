@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from corral.backends.claude import Claude
-from corral.backends.codex import Codex
-from corral.backends.engine import EngineKind
-from corral.offline import OfflineModel, Run, Say, Script, Turn, claude_environment, codex_overrides, echo
+from corral.backends import registry
+from corral.offline import OfflineModel, Run, Say, Script, Turn, echo
 from corral.process import default_state_dir
 from corral.terminal import terminal
 from corral.terminal.connectors import InProcess
+
+if TYPE_CHECKING:
+    from corral.backends.engine import EngineKind
+    from corral.config import Config, Person
+    from corral.service.conversation_ref import ConversationRef
 
 RUN = "run "
 # A proxy that the environment names would be asked for the loopback too.
@@ -29,23 +32,20 @@ def obey(message: str) -> Turn:
     return Turn(Say("I run it."), Run(message.removeprefix(RUN).strip()), Say("It is done."))
 
 
-def pointed(kind: EngineKind, base_url: str) -> EngineKind:
-    """The engine, with settings by which it talks to the offline model."""
-    if isinstance(kind, Codex):
-        return replace(kind, overrides=codex_overrides(base_url))
-    assert isinstance(kind, Claude), "the engines of this version"
-    return replace(kind, settings=json.dumps({"env": claude_environment(base_url)}))
-
-
 async def chat(own: InProcess, *, as_json: bool = False) -> int:
     """`terminal.run` with the offline model; under this account the agent's home lasts as long as the chat."""
     async with OfflineModel(Script(then=obey)) as model:
-        offline = replace(own, kinds=lambda engine: pointed(own.kinds(engine), model.base_url))
+        url = model.base_url
+
+        def kinds(config: Config, person: Person, ref: ConversationRef) -> EngineKind:
+            return registry.entry(ref.engine).offline(own.kinds(config, person, ref), url)
+
+        offline = replace(own, kinds=kinds)
         if own.user is not None:
             return await _run(offline, as_json=as_json)
         home = tempfile.mkdtemp(prefix="corral-offline-")
         try:
-            env = {"CODEX_HOME": home, "CLAUDE_CONFIG_DIR": home, **NO_PROXY}
+            env = {**{entry.home[0]: home for entry in registry.entries()}, **NO_PROXY}
             return await _run(replace(offline, env=env), as_json=as_json)
         finally:
             shutil.rmtree(home, ignore_errors=True)

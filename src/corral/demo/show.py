@@ -103,7 +103,7 @@ def _offer_chat(place: Place, teller: _Teller) -> None:
     teller.tell(offline.HINT)
     codex = Codex(place.command, sandbox="danger-full-access")
     own = InProcess(
-        lambda _: codex,
+        kinds=lambda *_: codex,
         user=place.user,
         cwd=place.workspace,
         env=place.env,

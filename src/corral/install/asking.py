@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, get_args
 from rich.prompt import Confirm, Prompt
 from rich.text import Text
 
+from corral.backends import registry
 from corral.config.faults import fault_in
-from corral.config.kinds import Approval, EngineName, Name, Workspace
 from corral.install.initial import Answers, Newcomer, own_account, own_name
+from corral.values.kinds import Approval, Name, Workspace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +54,7 @@ def _people(given: Answers, console: Console) -> Sequence[Newcomer]:
 
 
 def _engine(console: Console) -> str:
-    names = get_args(EngineName)
+    names = registry.names()
     found = {name: shutil.which(name) for name in names}
     for name, program in found.items():
         where = f"found at {program}" if program else "not found on this account's PATH"

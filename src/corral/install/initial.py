@@ -13,12 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from corral.backends import registry
 from corral.config import Config, ConfigError, find, load
 from corral.config.commented import commented
 from corral.config.faults import sentences
-from corral.config.kinds import NAME
 from corral.config.loading import SYSTEM_FILE, user_file
 from corral.process.bare.table import account_name
+from corral.values.kinds import NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def next_steps(config: Config, path: Path) -> Iterator[tuple[str, str]]:
 def missing_engine(config: Config) -> str:
     """A sentence if the engine that people begin with is not on this account's PATH; else empty."""
     engine = config.service.engine
-    program = getattr(config.engines, engine).command[0]
+    program = config.engines.settings(engine).command[0]
     if shutil.which(program):
         return ""
     return (
@@ -130,8 +131,8 @@ def missing_engine(config: Config) -> str:
 
 def _document(answers: Answers) -> dict[str, Any]:
     service = _given(engine=answers.engine, state_dir=answers.state_dir)
-    # For both engines: whoever said what an agent may do meant each of them.
-    engines = {name: {"approval": answers.approval} for name in ("codex", "claude")} if answers.approval else {}
+    # For every engine: what an agent may do was said of all of them.
+    engines = {name: {"approval": answers.approval} for name in registry.names()} if answers.approval else {}
     people = [
         _given(name=person.name, os_user=person.os_user, workspace=person.workspace or answers.workspace)
         for person in answers.people or (Newcomer(own_name()),)

@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corral.backends.claude import Claude
-from corral.backends.codex import Codex, find_codex
+from corral.backends import registry
 from corral.backends.environment import search_path
 from corral.backends.errors import EngineNotFoundError
 from corral.install.calls import call
 from corral.process.bare import sudo
 
 if TYPE_CHECKING:
-    from corral.backends.engine import EngineKind
     from corral.config import Config
-
-KINDS: Mapping[str, EngineKind] = {"codex": Codex(), "claude": Claude()}
 
 _FIRST_LINE_OF_ROOT = "Value to override user's $PATH with: "
 _SECURE_PATH = re.compile(r"secure_path=((?:\\.|[^\\,\s])+)")
@@ -41,18 +37,19 @@ class Program:
     @property
     def starts_in_workspace(self) -> bool:
         """Whether sudo must be able to start it in a folder that the service may not enter."""
-        return KINDS[self.engine].starts_in_workspace
+        entry = registry.entry(self.engine)
+        return entry.kind(entry.settings(), self.command, None).starts_in_workspace
 
 
 def commands(config: Config) -> Mapping[str, Sequence[str]]:
     """The command of each engine, as configured."""
-    return {engine: getattr(config.engines, engine).command for engine in KINDS}
+    return {engine: config.engines.settings(engine).command for engine in registry.names()}
 
 
 def find(config: Config, engine: str, path: str, *, own: bool) -> Program | None:
     """The engine's program on `path`, or None if there is none.
 
-    own: whether it runs as the service's account, which falls back on the codex from PyPI.
+    own: whether it runs as the service's account, for which an engine may know another place than the path.
     """
     command = tuple(commands(config)[engine])
     name = command[0]
@@ -61,9 +58,10 @@ def find(config: Config, engine: str, path: str, *, own: bool) -> Program | None
         return Program(engine, command) if _may_be_there(name) else None
     if found := shutil.which(name, path=path):
         return Program(engine, (found, *command[1:]))
-    if own and command == ("codex",):
+    entry = registry.entry(engine)
+    if own and command == entry.settings().command:
         try:
-            return Program(engine, tuple(find_codex(path)))
+            return Program(engine, tuple(entry.find(path)))
         except EngineNotFoundError:
             return None
     return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from corral.backends import registry
 from corral.install import programs, sudoers
 from corral.process.bare import sudo
 from corral.process.bare.table import account_name
@@ -36,7 +37,7 @@ class Subjects:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        return tuple(programs.KINDS)
+        return registry.names()
 
     @cached_property
     def sudo_path(self) -> str:

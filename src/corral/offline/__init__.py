@@ -4,10 +4,9 @@ It imports nothing else of corral and nothing outside the standard library::
 
     script = Script([Turn(Say("Let me look."), Run("uname -s"), Say("It is Linux."))])
     async with OfflineModel(script) as model:
-        argv = ["codex", *codex_arguments(model.base_url), "app-server"]
+        argv = ["codex", *codex_arguments(model.base_url), "app-server"]  # of corral.backends.codex.offline
 """
 
-from corral.offline.agents import claude_environment, codex_arguments, codex_overrides
 from corral.offline.script import Call, Fail, Pause, Run, Say, Script, Step, Think, Turn, echo
 from corral.offline.server import OfflineModel, Seen
 
@@ -23,8 +22,5 @@ __all__ = [
     "Step",
     "Think",
     "Turn",
-    "claude_environment",
-    "codex_arguments",
-    "codex_overrides",
     "echo",
 ]

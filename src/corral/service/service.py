@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from corral.backends import registry
 from corral.backends.backend_process import LOOK_TIMEOUT, LOOKING
 from corral.backends.events import BackendEnded, Notice
 from corral.service import recovery
@@ -41,7 +42,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-ENGINES = ("codex", "claude")
 EARLIER = 20  # conversations that /resume lists
 LAST_RESERVE = 0.25  # of the time for a shutdown: what is left for KILL when patience is over
 PRUNE_EVERY = 86400.0  # seconds
@@ -320,7 +320,7 @@ class Service:
     @property
     def engines(self) -> tuple[str, ...]:
         """The engines that a person may choose from."""
-        return ENGINES
+        return registry.names()
 
     def workspaces(self, person: str) -> Workspaces:
         """The person's folders."""

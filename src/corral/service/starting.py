@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from corral.backends import registry
 from corral.backends.backend_process import BackendProcess
-from corral.backends.claude import Claude
-from corral.backends.codex import Codex, find_codex
-from corral.backends.environment import agent_environment
+from corral.backends.environment import agent_environment, search_path
 from corral.backends.errors import BackendError, EngineNotFoundError
 from corral.backends.launch import Launch
 from corral.process.bare.ledger import new_id
@@ -30,6 +29,7 @@ from corral.workers import NoThreadError, Workers
 
 if TYPE_CHECKING:
     from corral.backends.engine import EngineKind
+    from corral.backends.entry import EngineEntry
     from corral.config import Config, Person
 
 log = structlog.get_logger(__name__)
@@ -124,25 +124,32 @@ class Starter:
 
 
 def configured_kind(config: Config, person: Person, ref: ConversationRef) -> EngineKind:
-    """The engine as the configuration has it."""
-    if ref.engine == "claude":
-        claude = config.engines.claude
-        # What `never` means to codex: it does what it may, and does not ask for more.
-        mode = "dontAsk" if claude.approval == "never" else None
-        return Claude(claude.command, model=_first_model(config, person, ref), permission_mode=mode)
-    codex = config.engines.codex
-    command = codex.command
-    if command == ("codex",) and is_this_account(person.os_user):
-        try:
-            command = tuple(find_codex())
-        except EngineNotFoundError as error:
-            raise BackendError(f"{error}; or name it in [engines.codex] command") from None
-    return Codex(command, model=_first_model(config, person, ref), approval=codex.approval, sandbox=codex.sandbox)
+    """The engine as the configuration has it. Raises BackendError where its program is not installed."""
+    entry, settings = registry.entry(ref.engine), config.engines.settings(ref.engine)
+    command: Sequence[str] = settings.command
+    # For another account sudo looks a bare name up.
+    if command == type(settings)().command and is_this_account(person.os_user):
+        command = _installed(entry)
+    return entry.kind(settings, command, _first_model(config, person, ref))
+
+
+def installed_kind(config: Config, person: Person, ref: ConversationRef) -> EngineKind:
+    """The same, with the program that is installed for this account, whoever runs it: for a person's own terminal."""
+    entry, settings = registry.entry(ref.engine), config.engines.settings(ref.engine)
+    command = settings.command if settings.command != type(settings)().command else _installed(entry)
+    return entry.kind(settings, command, _first_model(config, person, ref))
+
+
+def _installed(entry: EngineEntry) -> Sequence[str]:
+    try:
+        return entry.find(search_path(os.environ.get("PATH", "")))
+    except EngineNotFoundError as error:
+        raise BackendError(f"{error}; or name it in [engines.{entry.name}] command") from None
 
 
 def policy(config: Config, person: Person, ref: ConversationRef) -> Policy:
     """The person's terms for a conversation with this engine."""
-    settings = config.engines.claude if ref.engine == "claude" else config.engines.codex
+    settings = config.engines.settings(ref.engine)
     own = person.effort if ref.engine == config.engine_of(person) else None
     ladder = config.ladder
     return Policy(
@@ -176,7 +183,7 @@ def _first_model(config: Config, person: Person, ref: ConversationRef) -> str | 
     if ref.model is not None:
         return ref.model  # chosen for the conversation: it is what the start says, too
     own = person.model if ref.engine == config.engine_of(person) else None
-    settings = config.engines.claude if ref.engine == "claude" else config.engines.codex
+    settings = config.engines.settings(ref.engine)
     return own or settings.model
 
 

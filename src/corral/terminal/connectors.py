@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import structlog
 
-from corral.backends.engine import EngineKind
+from corral.backends import registry
 from corral.backends.events import Notice
 from corral.config import Config, Person, find, load
 from corral.process import default_state_dir
@@ -24,7 +24,7 @@ from corral.service.conversation_ref import ConversationRef
 from corral.service.front import Front, Seat
 from corral.service.identity import own_account
 from corral.service.service import Service
-from corral.service.starting import Starter, configured_kind, workspaces
+from corral.service.starting import Kinds, Starter, configured_kind, installed_kind, workspaces
 from corral.service.store.store import Store, StoreError
 from corral.tasks import Tasks
 
@@ -47,9 +47,10 @@ class ConnectorError(Exception):
 class InProcess:
     """A chat that is its own service: one person, and the settings of the command line."""
 
-    kinds: Callable[[str], EngineKind]
-    """The engine of a name, with its settings. Raises EngineNotFoundError."""
-    engine: str = "codex"
+    config: Config = field(default_factory=Config)
+    """Engines and bounds, as the command line has them; its people are not looked at."""
+    kinds: Kinds = installed_kind
+    engine: str = registry.DEFAULT
     user: str | None = None
     """The account that it runs as; None for this one."""
     person: str = ""
@@ -166,10 +167,9 @@ async def _own_service(own: InProcess, front: Front) -> AsyncIterator[Seat]:
         )
     state_dir = Path(own.state_dir or default_state_dir()).absolute()
     person = Person.model_construct(name=name, os_user=own.user)
-    config = Config().model_copy(
-        update={"people": (person,), "service": Config().service.model_copy(update={"state_dir": state_dir})}
-    )
-    starter = Starter(lambda: config, lambda _config, _person, ref: own.kinds(ref.engine), own_env=own.env)
+    service = own.config.service.model_copy(update={"state_dir": state_dir})
+    config = own.config.model_copy(update={"people": (person,), "service": service})
+    starter = Starter(lambda: config, own.kinds, own_env=own.env)
     workspace = str((own.cwd or Path.cwd()).absolute()) if own.user is None or own.cwd is not None else ""
     ref = ConversationRef(name, own.engine, workspace)
     if own.told:

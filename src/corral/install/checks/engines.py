@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import re
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from corral.backends import registry
 from corral.install.attempt import SECONDS, Attempt, attempt
 from corral.install.checks.rights import commands_to_fix
 from corral.install.finding import Finding, Findings, error, ok, skip, warn
@@ -23,17 +23,9 @@ from corral.process.bare.report import SURVIVORS
 from corral.process.bare.table import account_name
 
 if TYPE_CHECKING:
+    from corral.backends.entry import Version
     from corral.config import Person
     from corral.install.programs import Program
-
-Version = tuple[int, ...]
-
-OLDEST: dict[str, Version] = {"codex": (0, 125), "claude": (2, 1)}
-"""Older ones were not tried, or speak another protocol."""
-_HOMES = {"codex": ("CODEX_HOME", ".codex"), "claude": ("CLAUDE_CONFIG_DIR", ".claude")}
-"""Where an engine keeps what is its own: the variable that names it, and the folder in the home without that."""
-CLAUDE_SAYS_LOGIN_SINCE = (2, 1, 41)
-"""An older claude takes `auth status` for a message, and asks its model."""
 
 
 def engine(subjects: Subjects, person: Person, name: str) -> Findings:
@@ -54,8 +46,9 @@ def engine(subjects: Subjects, person: Person, name: str) -> Findings:
         return
     version = _version(tried.words)
     shown = ".".join(map(str, version)) or "an unknown version"
-    if version and version < OLDEST[name]:
-        least = ".".join(map(str, OLDEST[name]))
+    oldest = registry.entry(name).oldest
+    if version and version < oldest:
+        least = ".".join(map(str, oldest))
         yield warn(label, f"{shown} at {program.path} is older than {least}, the oldest that is known", "update it")
     else:
         proof = tried.report.verdict if tried.report is not None else ""
@@ -98,27 +91,21 @@ def _login(label: str, subjects: Subjects, person: Person, program: Program, ver
     through = _through(subjects, person)
     if closed := _closed_home(label, subjects, person, program.engine):
         return closed
-    if program.engine == "claude":
-        if version < CLAUDE_SAYS_LOGIN_SINCE:
-            return skip(label, "unknown: a claude older than 2.1.41 does not say without asking its model")
-        tried = attempt(subjects.config, person, program, ["auth", "status"])
-        return _denied(label, subjects, person, program, tried) or _login_of_claude(
-            label, tried, f"{through}{program.path} auth login"
-        )
-    tried = attempt(subjects.config, person, program, ["login", "status"])
-    # Of a key codex shows the first and last letters: no more than the kind is repeated.
-    if tried.status == 0:
-        kind = next((kind for kind in ("ChatGPT", "API key") if kind in tried.words), "a way that is not known here")
-        return ok(label, f"logged in, by {kind}")
-    if tried.status is not None and "Not logged in" in tried.words:
-        return warn(
-            label,
-            "not logged in; with a model provider of their own in codex's config.toml that may be meant",
-            f"{through}{program.path} login",
-        )
-    denied = _denied(label, subjects, person, program, tried)
-    said = _fault(tried, program, "login status") or _telling(tried.words)
-    return denied or skip(label, f"unknown: codex does not say ({said})")
+    check = registry.entry(program.engine).login
+    if version < check.since:
+        least = ".".join(map(str, check.since))
+        return skip(label, f"unknown: a {program.engine} older than {least} does not say without asking its model")
+    tried = attempt(subjects.config, person, program, check.arguments)
+    said = check.read(tried.status, tried.out, tried.words)
+    if said.state == "logged in":
+        return ok(label, f"logged in, by {said.words}")
+    if denied := _denied(label, subjects, person, program, tried):
+        return denied
+    if said.state == "not logged in":
+        also = f"; {said.words}" if said.words else ""
+        return warn(label, f"not logged in{also}", f"{through}{shlex.join([program.path, *check.login])}")
+    why = _fault(tried, program, shlex.join(check.arguments)) or _telling(tried.words) or "no words"
+    return skip(label, f"unknown: {program.engine} does not say ({why})")
 
 
 def _closed_home(label: str, subjects: Subjects, person: Person, engine: str) -> Finding | None:
@@ -157,7 +144,7 @@ def _not_its_own(label: str, subjects: Subjects, person: Person, engine: str, wh
 
 
 def _engine_home(subjects: Subjects, person: Person, engine: str) -> Path:
-    variable, folder = _HOMES[engine]
+    variable, folder = registry.entry(engine).home
     entry = pwd.getpwnam(person.os_user or subjects.service)
     return Path(person.env.get(variable) or Path(entry.pw_dir) / folder)
 
@@ -166,17 +153,6 @@ def _open_to(about: os.stat_result, entry: pwd.struct_passwd) -> bool:
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
     bits = about.st_mode >> 3 if about.st_gid in groups else about.st_mode
     return entry.pw_uid == 0 or bits & 0o7 == 0o7
-
-
-def _login_of_claude(label: str, tried: Attempt, command: str) -> Finding:
-    try:
-        said = json.loads(tried.out)
-        logged_in, method = bool(said["loggedIn"]), str(said.get("authMethod", ""))
-    except (ValueError, KeyError, TypeError):
-        return skip(label, f"unknown: claude does not say ({tried.refusal or _telling(tried.words) or 'no words'})")
-    if logged_in:
-        return ok(label, f"logged in, by {method or 'a way it does not name'}")
-    return warn(label, "not logged in", command)
 
 
 def _replaceable(label: str, program: Program, account: str) -> Iterator[Finding]:

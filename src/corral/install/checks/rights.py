@@ -55,8 +55,8 @@ def _version(program: str, said: str) -> Iterator[Finding]:
     elif tuple(map(int, numbers.groups())) < _FOLDER_OPTION_SINCE:
         yield warn(
             "sudo",
-            f"{numbers[0]} at {program} cannot change the folder (-D): claude cannot work in homes that only their "
-            "account may enter",
+            f"{numbers[0]} at {program} cannot change the folder (-D): an engine that is started in its workspace "
+            "(claude) cannot work in homes that only their account may enter",
             "1.9.3 or newer can",
         )
     else:

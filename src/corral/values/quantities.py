@@ -6,7 +6,7 @@ import math
 import re
 from decimal import Decimal
 
-from corral.config.written import shown
+from corral.values.written import shown
 
 LONGEST = 3650 * 86_400.0
 """Seconds: ten years. Whoever writes more meant another unit."""
