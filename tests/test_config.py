@@ -199,7 +199,7 @@ FAULT_OF_ADA = {
     'os_user = "no-such-account"': 'os_user: "no-such-account" is no account of this machine: make it, or name another',
     'os_user = ""': f'os_user: "" {A_TEXT}',
     'telegram = "5"': 'telegram: "5" is not allowed: it must be a whole number, at least 1',
-    "engine = 1": 'engine: unknown engine 1: choose codex or claude',
+    "engine = 1": "engine: unknown engine 1: choose codex or claude",
     'workspace = "projects"': f'workspace: "projects" {A_WORKSPACE}',
     'workspace = "~ada/x"': f'workspace: "~ada/x" {A_WORKSPACE}',
     'workspaces = { site = "x" }': f'workspaces.site: "x" {A_WORKSPACE}',
@@ -231,8 +231,7 @@ FAULT_OF_PEOPLE = {
     '[people]\nname = "a"': "people: a table is not allowed: write each person as a table of its own, below [[people]]",
     'people = ["ada"]': 'people[1]: "ada" is not allowed: it must be a table',
     "[[people]]": "people[1].name: it is missing: every [[people]] needs one",
-    f"{ONE_PERSON}[[people]]\nengine = 3\nname = 'b'": 'people.b.engine: 3 is not allowed: it must be "codex" or '
-    '"claude"',
+    f"{ONE_PERSON}[[people]]\nengine = 3\nname = 'b'": "people.b.engine: unknown engine 3: choose codex or claude",
     "[[people]]\nname = '.a'": f'people[1].name: ".a" {A_NAME}',
     f"[[people]]\nname = '{'a' * 65}'": f'people[1].name: "{"a" * 65}" {A_NAME}',
     f"{ONE_PERSON}[[people]]\nname = 'b'\n[[people]]\nname = 'ADA'": 'people[3].name: "ADA" is taken by people[1] '
