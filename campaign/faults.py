@@ -143,14 +143,20 @@ class Faults:
         elif self.world.scenario.damage == "key removed":
             key.unlink(missing_ok=True)
         for record in records:
-            data = record.read_bytes()
-            place = self.world.dice.randrange(len(data)) if data else 0
-            if self.world.scenario.damage == "cut short":
-                os.truncate(record, place)
-            elif self.world.scenario.damage == "altered" and data:
-                record.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-            elif self.world.scenario.damage == "removed":
-                record.unlink()
+            with suppress(FileNotFoundError):  # its job has just ended
+                self._damage_record(record)
+
+    def _damage_record(self, record: Path) -> None:
+        data = record.read_bytes()
+        place = self.world.dice.randrange(len(data)) if data else 0
+        if self.world.scenario.damage == "cut short":
+            os.truncate(record, place)
+        elif self.world.scenario.damage == "altered" and data:
+            with record.open("r+b") as file:
+                file.seek(place)
+                file.write(bytes([data[place] ^ 1]))
+        elif self.world.scenario.damage == "removed":
+            record.unlink()
 
     def lift_all(self) -> None:
         for _, act in self.world.lifts:

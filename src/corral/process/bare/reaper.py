@@ -135,7 +135,14 @@ class Reaper:
         self._supervisor = (config["supervisor"][0], config["supervisor"][1])
         self._watch_supervisor()
         if portable:
-            self._tracker = Portable(self._table, [], on_exit=self._on_exit, spares=[self._supervisor[0]])
+            # Its members are known by nothing but having been seen: each look is recorded, also those of the ending.
+            self._tracker = Portable(
+                self._table,
+                [],
+                on_exit=self._on_exit,
+                on_seen=self._write_members,
+                spares=[self._supervisor[0]],
+            )
         elif config["tracker"] == "subreaper-scan":
             self._tracker = Subreaper(self._on_exit, by_scan=True, spares=self._caller.left)
         self._launch = Launch(

@@ -174,9 +174,12 @@ class Portable:
         seeds: Iterable[Identity],
         *,
         on_exit: Callable[[int, int], None] = _forget,
+        on_seen: Callable[[list[Process]], None] | None = None,
         mark: int = 0,
         spares: Iterable[int] = (),
     ) -> None:
+        """on_seen: told of the members at each look, so that somebody else can go on when this process is killed."""
+        self._on_seen = on_seen
         self._table = table
         self._known: set[Identity] = set(seeds)
         self._on_exit = on_exit
@@ -191,6 +194,8 @@ class Portable:
     def members(self) -> list[Process]:
         found = [process for process in self._find() if process.living]
         self._known.update(process.identity for process in found)
+        if self._on_seen is not None:
+            self._on_seen(found)
         return found
 
     def follow(self, process: Process) -> None:
