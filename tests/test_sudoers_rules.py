@@ -88,11 +88,18 @@ class TestWhatTheyAllow:
     ) -> None:
         listed = service.run(["sudo", "-n", "-l"]).stdout.partition("may run the following commands")[2]
         commands = [" ".join(line.split()) for line in listed.splitlines()[1:]]
+        hand_over = commands.pop(2)
         assert commands == [
             f"({person.name}) NOPASSWD: {engine}",
             f"({person.name}) CWD=* NOPASSWD: {engine.with_name('claude')}",
             f"({person.name}) NOPASSWD: /bin/kill",
         ]
+        interpreter, *words = hand_over.removeprefix(f"({person.name}) NOPASSWD: ").split()
+        assert words[:-1] == ["-I", "-S"]
+        assert words[-1].endswith("/corral/service/files_as_account.py")
+        assert sudo(service, person.name, interpreter, *words).returncode == 0
+        assert sudo(service, person.name, interpreter, *words, "x").returncode == 1
+        assert sudo(service, person.name, interpreter, "-c", "pass").returncode == 1
 
     def test_each_of_them_works_without_a_password(self, service: Service, engine: Path, person: Account) -> None:
         assert sudo(service, person.name, str(engine), "app-server").returncode == 0

@@ -156,6 +156,7 @@ def _of_the_config(subjects: Subjects) -> list[Check]:
     for account in subjects.others:
         checks += [
             Check(f"{account}: kill", partial(rights.kill, subjects, account)),
+            Check(f"{account}: files", partial(rights.hand_over, subjects, account)),
             Check(f"{account}: TMPDIR", partial(people.temporary_folder, account)),
         ]
     for person in subjects.config.people:

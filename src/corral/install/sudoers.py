@@ -20,6 +20,7 @@ from corral.backends.environment import HOST_NAMES
 from corral.install import programs
 from corral.install.calls import call
 from corral.process.bare import sudo
+from corral.service import files
 
 if TYPE_CHECKING:
     from corral.config import Config, Person
@@ -136,6 +137,11 @@ def named(account: str) -> str:
     return account if _PLAIN_NAME.fullmatch(account) else f"#{uid}"
 
 
+def hand_over() -> str:
+    """The command that hands files over, as sudoers takes it: to its last word. Raises SudoersError."""
+    return " ".join(escaped(word) if word.startswith("/") else word for word in files.command())
+
+
 def kept_variables(people: Iterable[Person]) -> set[str]:
     """The names that sudo must hand on for these people's agents, beside those that it keeps by itself."""
     names = {"TMPDIR", *(HOST_NAMES - _BY_SUDO_ITSELF)}
@@ -189,6 +195,8 @@ def _of_account(service: str, account: str, people: Sequence[Person], found: Seq
             where = " CWD=*: its project is the folder that it is started in, which may be a home that only they enter."
         yield f"# Starts {program.engine}.{where}"
         yield sudo.rule(who, whom, _command(program), directory=program.starts_in_workspace)
+    yield "# Hands files over to the workspace and out of it: this command line, with no other word."
+    yield sudo.rule(who, whom, hand_over())
     yield "# Ends what the agent leaves running: TERM, CONT, STOP, KILL and 0, to any of the account's processes."
     yield sudo.rule(who, whom, sudo.KILL)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from corral.service import commands
 from corral.service.commands import Answered
 from corral.service.conversation import Conversation
 from corral.service.conversation_ref import ConversationRef
+from corral.service.files import MOST_BYTES, FileOut, FilesError, Place
 from corral.service.front import Reply
 from corral.service.front_queue import FrontQueue
 from corral.service.store.store import StoreError
@@ -128,6 +130,16 @@ class LocalSeat:
         self._queue.discard()
         self._gone()
 
+    async def put_file(self, name: str, pieces: AsyncIterable[bytes], *, most: int = MOST_BYTES) -> str:
+        """Hand a file to the person's account, at most `most` bytes; its path in the workspace. Raises FilesError."""
+        return await self.service.files.put(await self._files_place(), name, pieces, owner=self, most=most)
+
+    @asynccontextmanager
+    async def get_file(self, path: str, *, most: int = MOST_BYTES) -> AsyncIterator[FileOut]:
+        """A file from inside the workspace, at most `most` bytes. Raises FilesError."""
+        async with self.service.files.get(await self._files_place(), path, owner=self, most=most) as file:
+            yield file
+
     # What the commands and the service ask of it.
 
     def ref(self, *, engine: str | None = None, workspace: str | None = None) -> ConversationRef:
@@ -218,6 +230,11 @@ class LocalSeat:
             return True
         return False
 
+    async def _files_place(self) -> Place:
+        if self._refuses():
+            raise FilesError("this seat is closed")
+        return await self.service.files_place(self.conversation.ref)
+
     def _is_at(self, conversation: Conversation) -> bool:
         """Whether it is there still: its front end may have gone, or a later command have moved it."""
         return self.conversation is conversation and not self._over
@@ -245,6 +262,7 @@ class LocalSeat:
     def _gone(self) -> None:
         self._over = True
         self.conversation.audience.quit(self._relay)
+        self.service.files.stop(self)
         self.service.left(self)
 
     def _press(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:

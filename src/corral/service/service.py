@@ -19,6 +19,7 @@ from corral.service.commands import COMMANDS
 from corral.service.conversation import Conversation
 from corral.service.conversation_ref import ConversationRef
 from corral.service.current_backend import StartBackend
+from corral.service.files import Files, FilesError, Place
 from corral.service.front import Welcome
 from corral.service.identity import Access
 from corral.service.pool import Pool
@@ -73,6 +74,7 @@ class Service:
         self.pool = Pool()
         self.seats: set[LocalSeat] = set()
         self.live: set[Conversation] = set()
+        self.files = Files()
         self.access = Access.own(config)
         """Who may act for whom; a daemon gives its service a wider one (`admit`, `reload`)."""
         self._config = config
@@ -151,7 +153,11 @@ class Service:
         seats = list(self.seats)
         for seat in seats:
             seat.close(self._closing)
-        await asyncio.gather(self._tasks.settle(SETTLE_TIMEOUT), *(seat.settle(SETTLE_TIMEOUT) for seat in seats))
+        await asyncio.gather(
+            self._tasks.settle(SETTLE_TIMEOUT),
+            self.files.settle(SETTLE_TIMEOUT),
+            *(seat.settle(SETTLE_TIMEOUT) for seat in seats),
+        )
         summary.seconds = time.monotonic() - began
         log.info(
             "service stopped",
@@ -325,6 +331,15 @@ class Service:
     def workspaces(self, person: str) -> Workspaces:
         """The person's folders."""
         return workspaces(self.person(person))
+
+    async def files_place(self, ref: ConversationRef) -> Place:
+        """Where files of a conversation are handed over. Raises AccessError, FilesError."""
+        config, person = self._config, self.person(ref.person)
+        try:
+            folder = ref.workspace or (await LOOKING.run(lambda: workspaces(person), LOOK_TIMEOUT)).home
+        except OSError as error:  # a TimeoutError too
+            raise FilesError(f"the home of {person.os_user or 'this account'} cannot be looked up: {error}") from error
+        return Place(person.name, person.os_user, folder, config.service.state_dir)
 
     async def earlier(self, person: str) -> list[ConversationRow]:
         """The person's earlier conversations, last used first. Raises StoreError."""

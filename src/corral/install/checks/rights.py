@@ -15,6 +15,7 @@ from corral.install.finding import Finding, Findings, error, ok, skip, warn
 from corral.install.subjects import Subjects
 from corral.install.sudoers import FILE, SudoersError, named
 from corral.process.bare import sudo as calls
+from corral.service import files
 
 _NOBODY = "nobody's agents run under another account"
 _PAM = Path("/etc/pam.d")
@@ -136,6 +137,38 @@ def kill(subjects: Subjects, account: str) -> Findings:
         f"what {account} leaves running cannot be ended{names}: {words[-1] if words else 'sudo refuses'}",
         f"add to sudoers, all of it: {_rule(subjects.service, account)}",
         *commands_to_fix(subjects),
+    )
+
+
+def hand_over(subjects: Subjects, account: str) -> Findings:
+    """The program that hands files over, run as the account: without a request it does nothing."""
+    label = f"{account}: files"
+    if os.getuid() == 0:
+        yield skip(label, "root needs no rule; the doctor should run as the service's account")
+        return
+    if subjects.sudo is None:
+        yield skip(label, "there is no sudo")
+        return
+    if pwd.getpwnam(account).pw_uid == 0:
+        yield skip(label, "no rule is written for root, as whom no agent should run")
+        return
+    outcome = calls.run(calls.command_line(subjects.sudo, account, files.command()))
+    if outcome.status == 0:
+        yield ok(label, f"files can be handed over to {account}")
+        return
+    words = outcome.message.splitlines()
+    if calls.refused(outcome):
+        yield warn(
+            label,
+            f"files cannot be handed over to {account}: {words[-1] if words else 'sudo refuses'}",
+            "write the rules again with `corral sudoers`, and install them",
+            *commands_to_fix(subjects),
+        )
+        return
+    yield warn(
+        label,
+        f"{account} cannot run the program that hands files over: {words[-1] if words else 'it gave no reason'}",
+        "install Corral, and the Python that it runs on, where every account may read them, such as /opt/corral",
     )
 
 
