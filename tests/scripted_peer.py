@@ -118,7 +118,7 @@ class CodexPeer(Peer):
                 put({"id": number, "result": {}})
             case "initialize" if SCENE == "half":
                 put({"id": number, "result": {}})
-            case "thread/start" | "thread/resume" | "thread/fork" if SCENE != "half":
+            case "thread/start" | "thread/resume" if SCENE != "half":
                 self.hello()
                 if SCENE == "obey":
                     self.thread = params.get("threadId") or f"thread-{os.getpid()}"

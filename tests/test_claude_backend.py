@@ -153,18 +153,6 @@ async def test_a_turn_that_claude_makes_of_itself_can_be_stopped(start: Start, s
         assert text(await collect(backend, "next")) == "here"
 
 
-async def test_what_the_person_chose_is_set_again_after_an_approval_changed_it(start: Start, service: Service) -> None:
-    writes = [Call("Write", {"file_path": str(service.folder / name), "content": "x"}) for name in ("a", "b")]
-    async with OfflineModel(Script([Turn(write, Say("done")) for write in writes])) as model:
-        backend = await start(model, allow=False)
-        asks = Choices(mode="default")
-        first = await collect(backend, "one", [Answer("accept_for_session")], choices=asks)
-        assert len(of(ApprovalRequested, first)) == 1
-        second = await collect(backend, "two", choices=asks)
-        assert len(of(ApprovalRequested, second)) == 1
-        assert not (service.folder / "b").exists()
-
-
 async def test_a_conversation_is_no_option_of_claude_s(claude_command: list[str], tmp_path: Path) -> None:
     backend = BackendProcess(
         Claude(claude_command), Launch(workspace=tmp_path, state_dir=tmp_path, env={"HOME": str(tmp_path)})

@@ -44,8 +44,6 @@ class Choices:
     model: str | None = None
     effort: str | None = None
     """Of reasoning: low, medium, high, …"""
-    mode: str | None = None
-    """What the agent may do unasked. Codex: untrusted, on-request, never; claude: default, acceptEdits, plan, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +104,8 @@ class Backend(Protocol):
         Raises BackendError if nothing was started, or if they cannot be looked at in time.
         """
 
-    async def start(self, conversation: str | None = None, *, fork: bool = False) -> BackendStarted:
-        """Start the engine, once: with a new conversation, with that one, or with a copy of it (`fork`).
+    async def start(self, conversation: str | None = None) -> BackendStarted:
+        """Start the engine, once: with a new conversation, or with that one.
 
         Raises corral.process.StartError if the command does not start, BackendError if the engine does not speak as
         it should, ResumeError if it does not know the conversation. Nothing is left running then.

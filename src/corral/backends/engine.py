@@ -21,7 +21,6 @@ class Opening:
 
     conversation: str | None = None
     """None: a new one."""
-    fork: bool = False
     workspace: str = ""
     """The folder of the conversation."""
 

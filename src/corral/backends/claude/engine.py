@@ -61,8 +61,8 @@ class ClaudeEngine:
             )
         except RefusedError as error:
             raise BackendError(f"claude did not start: {error}") from error
-        # Its session id claude tells with the first turn, and that of a copy is another one.
-        return Opened("" if opening.fork else opening.conversation or "", self._model)
+        # Claude names the session of a new conversation with its first turn.
+        return Opened(opening.conversation or "", self._model)
 
     async def begin(self, turn: Turn, message: Message, choices: Choices) -> None:
         known = {level for one in self._known.models for level in one.efforts}
@@ -73,8 +73,6 @@ class ClaudeEngine:
         if choices.effort is not None:
             settings = {"effortLevel": choices.effort}
             await self._choose("effort", choices.effort, "apply_flag_settings", settings=settings)
-        if choices.mode is not None:
-            await self._choose("mode", choices.mode, "set_permission_mode", mode=choices.mode)
         if turn.stopped:
             raise RefusedError("it was stopped before it was handed over")
         self._earlier_tasks = set(self._tasks)
@@ -142,8 +140,7 @@ class ClaudeEngine:
         return await permissions.answer(request_id, request, self._host, declined)
 
     async def _choose(self, what: str, value: str, subtype: str, **fields: Any) -> None:
-        # The mode may have been changed from elsewhere: by an approval for the session, by leaving plan mode.
-        if what == "mode" or self._chosen.get(what) != value:
+        if self._chosen.get(what) != value:
             await self._connection.request(subtype, **fields)
             self._chosen[what] = value
 

@@ -50,7 +50,7 @@ class Claude:
         argv = [*self.command, *STREAM_JSON]
         if opening.conversation is not None:
             # Behind an "=": claude takes a value that begins with "-" for an option otherwise.
-            argv += [f"--resume={opening.conversation}", *(["--fork-session"] if opening.fork else [])]
+            argv.append(f"--resume={opening.conversation}")
         if self.model is not None:
             argv.append(f"--model={self.model}")
         if self.permission_mode is not None:

@@ -93,7 +93,7 @@ class CodexEngine:
         # Before the reply names the turn, what follows it may have come already: the turn_reader keeps it.
         counted = self._turn_reader.counted if self._turn_reader is not None else 0
         turn_reader = self._turn_reader = TurnReader(self._thread, turn, counted)
-        named = (("model", choices.model), ("effort", choices.effort), ("approvalPolicy", choices.mode))
+        named = (("model", choices.model), ("effort", choices.effort))
         chosen = {name: value for name, value in named if value is not None}
         try:
             result = await self._rpc.request(
@@ -182,10 +182,9 @@ class CodexEngine:
         params = {"cwd": opening.workspace, **self._settings}
         if opening.conversation is None:
             return _decode(await self._rpc.request("thread/start", params, timeout=OPEN_TIMEOUT), wire.ThreadOpened)
-        method = "thread/fork" if opening.fork else "thread/resume"
         params = {"threadId": opening.conversation, "excludeTurns": True, **params}
         try:
-            return _decode(await self._rpc.request(method, params, timeout=OPEN_TIMEOUT), wire.ThreadOpened)
+            return _decode(await self._rpc.request("thread/resume", params, timeout=OPEN_TIMEOUT), wire.ThreadOpened)
         except RequestError as error:
             cause = error.reason if len(error.reason) <= MOST_REASON else f"…{error.reason[-MOST_REASON:]}"
             reason = f"codex cannot go on with the conversation {opening.conversation}: {cause}"
