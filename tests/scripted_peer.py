@@ -229,7 +229,7 @@ class ClaudePeer(Peer):
 
 
 def stop(peer: Peer) -> None:
-    if SCENE not in ("deaf", "stubborn") and not peer.interrupted.is_set():
+    if SCENE not in ("deaf", "stubborn", "loses_command") and not peer.interrupted.is_set():
         peer.interrupted.set()
         peer.complete("interrupted")
 
@@ -507,6 +507,20 @@ def stray(peer: Peer) -> None:
     peer.say("started")
 
 
+def loses_command(peer: Peer) -> None:
+    """A command that is ended from elsewhere ends its tool, and the turn goes on to its end without it."""
+    command = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def go_on() -> None:
+        command.wait()
+        peer.say("never")
+        peer.complete()
+
+    peer.say("working")
+    threading.Thread(target=go_on, daemon=True).start()
+
+
 def leave(peer: Peer) -> None:
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
     peer.say("it runs on")
@@ -545,6 +559,7 @@ SCENES: dict[str, Callable[[Peer], None]] = {
     "trickle": trickle,
     "deaf": work,
     "stubborn": work,
+    "loses_command": loses_command,
     "steered": work,
     "work": work,
     "long_tool": long_tool,

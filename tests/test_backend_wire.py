@@ -3,9 +3,10 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import msgspec
 import pytest
@@ -15,12 +16,15 @@ from hypothesis import strategies as st
 from corral.backends import feed as feed_module
 from corral.backends import forms, oversize, pace, unicode
 from corral.backends.attachments import read_input
-from corral.backends.backend import Input, Limits
+from corral.backends.backend import Answer, Input, Limits
+from corral.backends.deadline import next_limit, sentence
 from corral.backends.environment import child_environment
 from corral.backends.errors import InputError
 from corral.backends.events import (
     ApprovalClosed,
     ApprovalRequested,
+    Decision,
+    Limit,
     Notice,
     Text,
     ToolEnded,
@@ -28,15 +32,14 @@ from corral.backends.events import (
     ToolStarted,
     TurnEnded,
     TurnEvent,
-    TurnStarted,
     Usage,
     to_json,
 )
-from corral.backends.feed import TurnFeed
 from corral.backends.jsonl import TooLong, read_lines
 from corral.backends.pace import Pace
-from corral.backends.turn import Clock
-from tests.harness.backends import check
+from corral.backends.turn import Turn
+from tests.harness.backends import check, read_all
+from tests.harness.waiting import until
 
 
 async def lines_of(chunks: list[bytes], max_line: int = 1000) -> list[bytes]:
@@ -120,13 +123,13 @@ async def test_others_get_the_loop_while_a_backlog_is_read() -> None:
     async def lines() -> None:
         await lines_of([b"x\n" * 100_000])
 
-    feed = TurnFeed()
-    feed.put(TurnStarted("1"))
+    turn = Turn(Limits())
+    turn.begin("1")
     for number in range(10_000):
-        feed.put(Text("x", str(number)))
-    feed.put(TurnEnded("completed"))
+        turn.put(Text("x", str(number)))
+    turn.end(TurnEnded("completed"))
     assert await rests_during(lines()) > 500
-    assert await rests_during(read_all(feed)) > 20
+    assert await rests_during(read_all(turn)) > 20
 
 
 JSON = st.recursive(
@@ -168,75 +171,165 @@ def test_a_line_that_is_no_unicode_becomes_one_the_decoder_takes(said: str, odd:
     assert msgspec.json.decode(fit) == [whole + odd.decode(errors="replace")]
 
 
-async def read_all(feed: TurnFeed) -> list[TurnEvent]:
-    async with asyncio.timeout(5):
-        got = [await feed.get()]
-        while not isinstance(got[-1], TurnEnded):
-            got.append(await feed.get())
-    return got
-
-
-EVENTS = st.one_of(
-    st.builds(TurnStarted, st.sampled_from(["1", "2"])),
-    st.builds(Text, st.text(max_size=3), st.sampled_from(["m", "n"])),
-    st.builds(ToolStarted, st.sampled_from(["a", "b"]), st.just("command"), st.just("x")),
-    st.builds(ToolOutput, st.sampled_from(["a", "b"]), st.text(max_size=3)),
-    st.builds(ToolEnded, st.sampled_from(["a", "b"]), st.just("command"), st.just("x"), st.just("completed")),
-    st.builds(ApprovalRequested, st.sampled_from(["p", "q"]), st.just("command"), st.just("x")),
-    st.builds(ApprovalClosed, st.sampled_from(["p", "q"]), st.just("accept")),
-    st.builds(Notice, st.text(max_size=3)),
-    st.builds(TurnEnded, st.just("completed")),
+TOOL = st.sampled_from(["a", "b"])
+ACTS: st.SearchStrategy[tuple[str, Any]] = st.one_of(
+    st.tuples(st.just("begin"), st.sampled_from(["1", "2"])),
+    st.tuples(st.just("put"), st.builds(Text, st.text(max_size=3), st.sampled_from(["m", "n"]))),
+    st.tuples(st.just("put"), st.builds(ToolStarted, TOOL, st.just("command"), st.just("x"))),
+    st.tuples(st.just("put"), st.builds(ToolOutput, TOOL, st.text(max_size=3))),
+    st.tuples(st.just("put"), st.builds(ToolEnded, TOOL, st.just("command"), st.just("x"), st.just("completed"))),
+    st.tuples(st.just("put"), st.builds(Notice, st.text(max_size=3))),
+    st.tuples(st.just("ask"), st.sampled_from(["p", "q"])),
+    st.tuples(st.just("answer"), st.tuples(st.sampled_from(["p", "q"]), st.sampled_from(get_args(Decision)))),
+    st.tuples(st.just("withdraw"), st.sampled_from(["p", "q"])),
+    st.tuples(st.just("stop"), st.just(TurnEnded("interrupted", "enough"))),
+    st.tuples(st.just("end"), st.just(TurnEnded("completed"))),
 )
 
 
-@given(st.lists(EVENTS, max_size=40))
+@given(st.lists(ACTS, max_size=40))
 @pytest.mark.slow
-def test_whatever_an_engine_says_a_turn_holds_its_invariants(events: list[TurnEvent]) -> None:
-    feed = TurnFeed()
-    for event in [*events, TurnEnded("failed", "the last word")]:
-        feed.put(event)
-    check(asyncio.run(read_all(feed)))
+def test_whatever_an_engine_says_a_turn_holds_its_invariants(acts: list[tuple[str, Any]]) -> None:
+    async def hold() -> list[TurnEvent]:
+        turn = Turn(Limits())
+        running = asyncio.create_task(turn.run())
+        asking: dict[str, asyncio.Task[Answer]] = {}
+        for act, what in [*acts, ("end", TurnEnded("failed", "the last word"))]:
+            match act:
+                case "ask":
+                    asked = ApprovalRequested(what, "command", "x", decisions=("accept", "decline", "cancel"))
+                    asking[what] = asyncio.create_task(turn.ask(asked))
+                case "answer":
+                    turn.answer(what[0], Answer(what[1]))
+                case "withdraw" if what in asking:
+                    asking[what].cancel()
+                case "withdraw":
+                    pass
+                case _:
+                    getattr(turn, act)(what)
+            await asyncio.sleep(0)
+        await asyncio.wait([running, *asking.values()], timeout=5)
+        assert running.done(), "it is over"
+        assert all(task.done() for task in asking.values()), "nobody waits for an answer any more"
+        assert turn.approvals == ()
+        return await read_all(turn)
+
+    check(asyncio.run(hold()))
 
 
 async def test_a_slow_reader_gets_all_the_text_in_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "LAG", 10)
-    feed = TurnFeed()
-    feed.put(TurnStarted("1"))
+    turn = Turn(Limits())
+    turn.begin("1")
     for number in range(1000):
-        feed.put(Text(f"{number} ", "one"))
-    feed.put(Text("other", "two"))
-    feed.put(TurnEnded("completed"))
-    _, *got, _ = await read_all(feed)
+        turn.put(Text(f"{number} ", "one"))
+    turn.put(Text("other", "two"))
+    turn.end(TurnEnded("completed"))
+    _, *got, _ = await read_all(turn)
     assert len(got) == 10
     assert "".join(event.delta for event in got if isinstance(event, Text)).split()[:3] == ["0", "1", "2"]
     assert got[-1] == Text("other", "two")
 
 
-class TestClock:
-    """When a turn has gone on for too long."""
+class TestLimit:
+    """Which limit of a turn comes next."""
 
-    def test_a_notice_and_a_bill_are_no_signs_of_life(self) -> None:
-        clock = Clock(Limits(silence=100, turn=1000))
-        clock.last_life -= 50
-        clock.note(Notice("it tries again"))
-        clock.note(Usage(1, 0, 1, 2))
-        assert 49 < clock.left()[0] <= 50
-        clock.note(Text("hm"))
-        assert 99 < clock.left()[0] <= 100
+    def next(self, limits: Limits, **so_far: Any) -> Limit:
+        return next_limit(limits, **{"ran": 0.0, "silent": 0.0, "tool": None, "paused": False, **so_far})
+
+    def test_the_first_that_will_be_reached(self) -> None:
+        limits = Limits(silence=100, turn=1000)
+        assert self.next(limits, ran=50, silent=50) == Limit("silence", 50, 100)
+        assert self.next(limits, ran=950, silent=10) == Limit("turn", 50, 1000, near=True)
 
     def test_a_running_tool_is_life_up_to_its_own_bound(self) -> None:
-        clock = Clock(Limits(silence=10, tool=100, turn=1000))
-        clock.note(ToolStarted("t", "command", "make"))
-        clock.last_life -= 50
-        assert clock.left() == (pytest.approx(100, abs=1), "100 s, a tool's limit, in 'make'")
-        assert clock.note(ToolEnded("t", "command", "make", "completed")), "the deadline comes nearer"
-        assert clock.left() == (pytest.approx(10, abs=1), "10 s of silence")
+        limits = Limits(silence=10, tool=100, turn=1000)
+        tool = self.next(limits, ran=50, silent=50, tool=("make", 50))
+        assert tool == Limit("tool", 50, 100, tool="make")
+        assert sentence(tool) == "100 s, a tool's limit, in 'make'"
+        assert self.next(limits, ran=98, silent=1, tool=("make", 98)) == Limit("silence", 9, 10)
 
     def test_an_open_approval_stops_the_silence_but_not_the_turn_s_limit(self) -> None:
-        clock = Clock(Limits(silence=10, turn=1000))
-        clock.last_life -= 50
-        clock.approvals = 1
-        assert clock.left() == (pytest.approx(1000, abs=1), "the turn's limit of 1000 s")
+        paused = self.next(Limits(silence=10, turn=1000), ran=50, silent=50, paused=True)
+        assert paused == Limit("turn", 950, 1000, paused=True)
+        assert sentence(paused) == "the turn's limit of 1000 s"
+
+
+async def next_of(kind: type[Any], turn: Turn) -> Any:
+    async with asyncio.timeout(5):
+        while not isinstance(event := await turn.feed.get(), kind):
+            pass
+    return event
+
+
+class TestTold:
+    """Which limits of a turn its reader is told of."""
+
+    async def test_another_limit_that_comes_next_is_told_and_one_that_is_put_off_is_not(self) -> None:
+        turn = Turn(Limits(silence=100, tool=200, turn=1000))
+        running = asyncio.create_task(turn.run())
+        turn.begin("1")
+        assert await next_of(Limit, turn) == Limit("silence", 100, 100)
+        for _ in range(100):
+            turn.put(Text("hm"))
+            await asyncio.sleep(0)
+        turn.put(ToolStarted("t", "command", "make"))
+        assert await next_of(Limit | ToolStarted, turn) == ToolStarted("t", "command", "make")
+        assert await next_of(Limit, turn) == Limit("tool", 200, 200, tool="make")
+        asking = asyncio.create_task(turn.ask(ApprovalRequested("a", "command", "make it")))
+        told = await next_of(Limit, turn)
+        assert (told.timer, told.paused) == ("turn", True)
+        assert turn.answer("a", Answer("accept", by="anna"))
+        assert await next_of(ApprovalClosed, turn) == ApprovalClosed("a", "accept", "anna")
+        assert (await next_of(Limit, turn)).timer == "tool"
+        assert (await asking).decision == "accept"
+        turn.put(ToolEnded("t", "command", "make", "completed"))
+        assert (await next_of(Limit, turn)).timer == "silence"
+        turn.end(TurnEnded("completed"))
+        await asyncio.wait_for(running, 5)
+        assert not turn.stopped
+
+    async def test_a_limit_is_told_again_when_it_is_near_and_when_a_sign_of_life_puts_it_off(self) -> None:
+        turn = Turn(Limits(silence=1.2, turn=1000))
+        running = asyncio.create_task(turn.run())
+        turn.begin("1")
+        assert not (await next_of(Limit, turn)).near
+        near = await next_of(Limit, turn)
+        assert near.near
+        assert 0 < near.seconds_left <= 0.4
+        turn.put(Notice("it tries again"))
+        turn.touch()
+        assert await next_of(Limit, turn) == Limit("silence", 1.2, 1.2)
+        await asyncio.wait_for(running, 5)
+        assert turn.stopped == TurnEnded("timed_out", "the turn reached 1.2 s of silence")
+
+    async def test_a_notice_and_a_bill_are_no_signs_of_life(self) -> None:
+        turn = Turn(Limits(silence=0.3, turn=1000))
+        running = asyncio.create_task(turn.run())
+        turn.begin("1")
+        while not running.done():
+            turn.put(Notice("it tries again"))
+            turn.put(Usage(1, 0, 1, 2))
+            await asyncio.sleep(0.01)
+        assert turn.stopped == TurnEnded("timed_out", "the turn reached 0.3 s of silence")
+
+    async def test_the_time_of_a_tool_is_told_without_that_of_its_approval(self) -> None:
+        turn = Turn(Limits())
+        turn.begin("1")
+        turn.put(ToolStarted("t", "command", "make"))
+        asking = asyncio.create_task(turn.ask(ApprovalRequested("a", "command", "make it")))
+        await until(lambda: turn.limit().paused, what="it was asked for")
+        assert turn.approvals == (), "the reader has not been told"
+        asked = await next_of(ApprovalRequested, turn)
+        assert turn.approvals == (asked,)
+        began = time.monotonic()
+        await until(lambda: time.monotonic() > began + 0.5, what="half a second had passed")
+        turn.answer("a", Answer("accept"))
+        await asking
+        turn.put(ToolEnded("t", "command", "make", "completed"))
+        ended = await next_of(ToolEnded, turn)
+        assert 0 <= ended.seconds < 0.4
+        assert ended == ToolEnded("t", "command", "make", "completed", seconds=ended.seconds)
 
 
 class TestForms:

@@ -24,7 +24,7 @@ from tests.harness.waiting import until
 
 EVENTS = {
     "backend_started", "turn_started", "text", "tool_started", "tool_ended", "approval_requested", "usage",
-    "turn_ended", "backend_ended", "notice",
+    "turn_ended", "backend_ended", "notice", "limit",
 }  # fmt: skip
 LONG = Run("setsid sleep 3000 </dev/null >/dev/null 2>&1 & sleep 3001", wait=30)
 OPEN = ("--sandbox", "danger-full-access", "--approval", "never")

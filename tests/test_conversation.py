@@ -11,7 +11,18 @@ import pytest
 
 from corral.backends.backend import Input, Limits
 from corral.backends.errors import BackendError, ResumeError
-from corral.backends.events import BackendEnded, BackendStarted, Event, Notice, Text, TurnEnded, TurnEvent, TurnStarted
+from corral.backends.events import (
+    ApprovalRequested,
+    BackendEnded,
+    BackendStarted,
+    Event,
+    Limit,
+    Notice,
+    Text,
+    TurnEnded,
+    TurnEvent,
+    TurnStarted,
+)
 from corral.process import Process, Report, Survivor
 from corral.process.bare.host import host_table
 from corral.service import current_backend
@@ -38,7 +49,8 @@ class Backend:
         self.gone = ""
         self.started = BackendStarted("codex", 1, "me", conversation, resumed=resumed)
         self.turns: list[str] = []
-        self.approvals_open = 0
+        self.approvals: tuple[ApprovalRequested, ...] = ()
+        self.limit: Limit | None = None
         self.left: list[Process] = []
         self.end_turn = asyncio.Event()
         self.may_end = asyncio.Event()
@@ -435,7 +447,7 @@ async def test_an_old_backend_is_replaced_between_turns_and_a_stuck_one_in_the_e
         await one.until(lambda: one.backends and one.backends[0].turns, "the first is held")
         old = time.monotonic() + TERMS.age + 1
         assert await one.conversation.recycle(old) == ""
-        one.backends[0].approvals_open = 1
+        one.backends[0].approvals = (ApprovalRequested("a", "command", "make it"),)
         assert "long ago" in await one.conversation.recycle(old + TERMS.limits.turn + 100)
         await one.until(lambda: one.ends == ["turn_ended", "backend_ended"], "the turn came to its end")
 

@@ -6,21 +6,20 @@ import pytest
 
 from corral.backends.backend import Limits
 from corral.backends.backend_process import BackendProcess
-from corral.backends.bounds import FIELD_LENGTH, ID_LENGTH, NOTICE_LENGTH, bounded
+from corral.backends.bounds import FIELD_LENGTH, ID_LENGTH, NOTICE_LENGTH, bounded, bounded_approval
 from corral.backends.events import (
-    ApprovalClosed,
     ApprovalRequested,
+    EngineEvent,
     Notice,
     Question,
     Text,
     ToolEnded,
     ToolStarted,
     TurnEnded,
-    TurnEvent,
     TurnStarted,
 )
-from corral.backends.turn import Turn
-from tests.harness.backends import scripted
+from corral.backends.turn import MOST_EARLY, Turn
+from tests.harness.backends import check, read_all, scripted
 
 HUGE = "x" * 10_000_000
 
@@ -35,8 +34,8 @@ HUGE = "x" * 10_000_000
         (ApprovalRequested("a", "question", "", questions=(Question("q", HUGE, (HUGE, HUGE)),)), 3 * NOTICE_LENGTH),
     ],
 )
-def test_texts_are_cut_and_say_how_much(event: TurnEvent, most: int) -> None:
-    kept = bounded(event)
+def test_texts_are_cut_and_say_how_much(event: EngineEvent | ApprovalRequested, most: int) -> None:
+    kept = bounded_approval(event) if isinstance(event, ApprovalRequested) else bounded(event)
     assert type(kept) is type(event)
     assert len(repr(kept)) < most + 1000
     assert "characters cut]" in repr(kept)
@@ -48,18 +47,33 @@ def test_texts_are_cut_and_say_how_much(event: TurnEvent, most: int) -> None:
         ToolStarted(HUGE, "command", "ls"),
         ToolEnded(HUGE, "command", "ls", "completed"),
         ApprovalRequested(HUGE, "command", "ls"),
-        ApprovalClosed(HUGE, "accept"),
         ApprovalRequested("a", "question", "", questions=(Question(HUGE, "?"),)),
         ApprovalRequested("a", "question", "", questions=(Question("q", "?"),) * 1000),
     ],
 )
-def test_an_event_with_an_endless_id_is_dropped(event: TurnEvent) -> None:
-    assert bounded(event) is None
+def test_an_event_with_an_endless_id_is_dropped(event: EngineEvent | ApprovalRequested) -> None:
+    assert (bounded_approval(event) if isinstance(event, ApprovalRequested) else bounded(event)) is None
 
 
 def test_what_is_not_too_long_is_left_as_it_is() -> None:
-    for event in (Notice("a"), Text(HUGE, "m"), ToolStarted("t" * ID_LENGTH, "command", "ls"), TurnStarted("1")):
+    events: list[EngineEvent] = [Notice("a"), Text(HUGE, "m"), ToolStarted("t" * ID_LENGTH, "command", "ls")]
+    for event in events:
         assert bounded(event) is event
+
+
+async def test_what_comes_before_the_start_of_a_turn_is_bounded_in_bytes() -> None:
+    turn = Turn(Limits())
+    for number in range(10_000):
+        turn.put(Notice(f"{number} {'x' * 1000}"))
+    turn.begin("1")
+    turn.put(Notice("the last"))
+    turn.end(TurnEnded("completed"))
+    events = await read_all(turn)
+    check(events)
+    early = sum(len(event.message) for event in events if isinstance(event, Notice))
+    assert MOST_EARLY // 2 < early <= MOST_EARLY
+    assert events[1] == Notice(f"0 {'x' * 1000}")
+    assert events[-2] == Notice("the last")
 
 
 async def test_the_end_of_a_turn_has_a_reason_of_bounded_length() -> None:

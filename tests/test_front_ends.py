@@ -268,7 +268,7 @@ def test_every_task_has_an_owner() -> None:
         "terminal/session.py": {"hold"},
         "service/pool.py": {"_any_freed"},
         "service/current_backend.py": {"open"},
-        "backends/backend_process.py": {"_watch"},
+        "backends/engine_process.py": {"read"},
         "tasks.py": {"own"},
     }
     source = Path(front_queue.__file__).parents[1]

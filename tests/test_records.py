@@ -50,7 +50,7 @@ async def lived(folder: Path) -> tuple[str, str]:
         await store.turn_ended(
             turn, "failed" if person == "ben" else "completed", "it broke" if person == "ben" else ""
         )
-        await store.backend_ended(backend, report, [{"name": "signals", "seconds": 0.2, "ended": [4711]}], "/new")
+        await store.backend_ended(backend, report, [{"name": "signals", "seconds": 0.2}], "/new")
         made.append(row.id)
     await store.turn_began(made[0], "anna")
     await runs(store, made[0], "anna", "daniel", "codex", 4712, "", "job-2")
@@ -160,7 +160,7 @@ async def test_reports_are_data_for_programs(tmp_path: Path) -> None:
     await lived(tmp_path)
     found = told("reports", "--state-dir", tmp_path)
     assert [one["report"] for one in found["reports"]] == [LEFT.to_json(), EMPTY.to_json()]
-    assert found["reports"][0]["steps"] == [{"name": "signals", "seconds": 0.2, "ended": [4711]}]
+    assert found["reports"][0]["steps"] == [{"name": "signals", "seconds": 0.2}]
     assert [one["job_id"] for one in found["unknown"]] == ["job-2"]
     left = told("reports", "--state-dir", tmp_path, "--survivors")["reports"]
     assert [one["person"] for one in left] == ["ben"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from corral.backends import backend_process
+from corral.backends import engine_process
 from corral.backends.backend import Answer, Input
 from corral.backends.backend_process import BackendProcess
 from corral.backends.events import (
@@ -861,15 +861,15 @@ class TestWhatHangs:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         hangs = threading.Event()
-        monkeypatch.setattr(backend_process, "LOOK_TIMEOUT", 0.2)
+        monkeypatch.setattr(engine_process, "LOOK_TIMEOUT", 0.2)
         try:
             async with hosting(configured(tmp_path)) as host:
                 anna = await host.seat()
                 anna.say("talk")
                 await anna.front.turns(1)
                 backend = anna.seat.conversation.backend
-                assert isinstance(backend, backend_process.BackendProcess)
-                monkeypatch.setattr(backend, "tree", lambda: hangs.wait(30))
+                assert isinstance(backend, BackendProcess)
+                monkeypatch.setattr(backend.job, "tree", lambda: hangs.wait(30))
                 assert await anna.seat.conversation.recycle(time.monotonic() + 10_000) == ""
                 assert anna.seat.conversation.backend is backend
         finally:

@@ -226,7 +226,7 @@ async def test_a_report_is_kept_whole_and_the_first_one_stays(store: Store) -> N
     conversation = await spoken(store)
     backend = await runs(store, conversation, "anna", "daniel", "codex", 4711, "m", "job-1")
     assert await store.last_report("anna") is None
-    steps = [{"name": "goodbye", "seconds": 0.1, "ended": [4711]}]
+    steps = [{"name": "goodbye", "seconds": 0.1}]
     await store.backend_ended(backend, REPORT, steps, "/new")
     await store.report_found(backend, REPORT._replace(verdict="proven_empty"))
     row = await store.last_report("anna")

@@ -42,6 +42,10 @@ def tool_end(number: str, title: str, status: str = "completed", **more: Any) ->
     return {"event": "tool_ended", "tool_id": number, "kind": "command", "title": title, "status": status, **more}
 
 
+def limit(timer: str, seconds_left: float, limit: float, **more: Any) -> dict[str, Any]:
+    return {"event": "limit", "timer": timer, "seconds_left": seconds_left, "limit": limit, **more}
+
+
 def asked(number: str, what: str, *questions: dict[str, Any], **more: Any) -> dict[str, Any]:
     base = {"event": "approval_requested", "approval_id": number, "kind": "command", "what": what}
     return {**base, "questions": list(questions), **more}
@@ -133,11 +137,12 @@ class TestWhatIsShown:
         steps = [
             TURN,
             tool("a", "/bin/bash -lc 'npm test'"),
+            limit("tool", 1800, 1800, tool="/bin/bash -lc 'npm test'"),
             {"event": "tool_output", "tool_id": "a", "delta": "compiling\n"},
             {"await": "command"},
-            tool_end("a", "/bin/bash -lc 'npm test'", output="all is well"),
+            tool_end("a", "/bin/bash -lc 'npm test'", output="all is well", seconds=12.3),
             tool("b", "make"),
-            tool_end("b", "make", "failed", exit_code=2, output=output),
+            tool_end("b", "make", "failed", exit_code=2, output=output, seconds=2.0),
             DONE,
             IDLE,
         ]
@@ -145,7 +150,7 @@ class TestWhatIsShown:
             await chat.prompts()
             chat.enter("go")
             await chat.until(lambda: "npm test · " in chat.spinning, "the spinner tells what runs")
-            assert "next limit: tool" in chat.spinning
+            await chat.until(lambda: "next limit: tool" in chat.spinning, "and the limit that comes next")
             await chat.shows("  compiling")
             chat.enter("/status")
             await chat.shows("✗ make")
@@ -153,8 +158,8 @@ class TestWhatIsShown:
             seen = chat.screen
             assert "compiling" not in seen
         rows = seen.split("\n")
-        assert [row for row in rows if row.startswith("✓ npm test · ") and row.endswith(" s")], seen
-        assert [row for row in rows if row.startswith("✗ make · status 2 · ")], seen
+        assert "✓ npm test · 12.3 s" in rows, seen
+        assert "✗ make · status 2 · 2.0 s" in rows, seen
         assert "all is well" not in seen
         assert "  out 8" in rows
         assert "  out 3" not in rows
@@ -172,13 +177,29 @@ class TestWhatIsShown:
             await chat.prompts()
             assert "first" not in chat.screen
 
-    async def test_the_limit_that_comes_next_is_told_when_it_comes_near(self, house: House) -> None:
-        limits = {"silence": 300.0, "tool": 600.0, "turn": 2.5, "approval": 60.0}
-        with house.chat([TURN, {"await": "interrupt"}, DONE, IDLE], limits=limits) as chat:
+    async def test_what_is_left_of_the_next_limit_is_told_when_it_comes_near(self, house: House) -> None:
+        steps = [
+            TURN,
+            limit("silence", 300, 300),
+            {"await": "command"},
+            limit("turn", 2.5, 9, near=True),
+            text("on "),
+            {"await": "command"},
+            limit("silence", 300, 300),
+            text("and on"),
+            {"await": "interrupt"},
+            DONE,
+            IDLE,
+        ]
+        with house.chat(steps) as chat:
             await chat.prompts()
             chat.enter("go")
-            await chat.until(lambda: "next limit: turn" in chat.spinning, "the limit is told")
-            await chat.until(lambda: "turn limit in 0 s" in chat.spinning, "what is left is told")
+            await chat.until(lambda: "next limit: silence" in chat.spinning, "the limit is told")
+            chat.enter("/status")
+            await chat.until(lambda: "turn limit in 2 s" in chat.spinning, "what is left is told")
+            await chat.until(lambda: "turn limit in 0 s" in chat.spinning, "and goes down")
+            chat.enter("/status")
+            await chat.until(lambda: "next limit: silence" in chat.spinning, "it was put off")
 
     async def test_what_an_agent_prints_does_not_command_the_terminal(self, house: House) -> None:
         evil = "\x1b[2J\x1b]0;title\x07\x1b[999;999Hhere\x1b[c\n\n"

@@ -25,6 +25,7 @@ from corral.backends.events import (
     TurnStarted,
 )
 from corral.backends.launch import Launch
+from corral.backends.turn import Turn
 
 PEER = Path(__file__).parent.parent / "scripted_peer.py"
 TIMEOUT = 30.0  # seconds
@@ -117,6 +118,15 @@ def check(events: list[TurnEvent]) -> None:
                 approvals.remove(event.approval_id)
     assert not tools, f"tools that did not end: {tools}"
     assert not approvals, f"approvals that were not closed: {approvals}"
+
+
+async def read_all(turn: Turn) -> list[TurnEvent]:
+    """What a turn without a backend has to tell, up to its end."""
+    async with asyncio.timeout(TIMEOUT):
+        got = [await turn.feed.get()]
+        while not isinstance(got[-1], TurnEnded):
+            got.append(await turn.feed.get())
+    return got
 
 
 def of(kind: type[Any], events: Iterable[Any]) -> list[Any]:

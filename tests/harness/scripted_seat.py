@@ -1,6 +1,6 @@
 """`corral chat` at a scripted seat: `scripted_seat.py STATE_DIR HEARD SCENE`, for what no engine can be made to say.
 
-SCENE is JSON: `limits`, and the steps of `turns`, one list for each message. A step is an event (as `--json` has them),
+SCENE is JSON: the steps of `turns`, one list for each message. A step is an event (as `--json` has them),
 or `{"await": CALL}`, `{"idle": true}`, `{"close": REASON}`, `{"flood": EVENT}`. What the seat
 hears goes to HEARD.
 """
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from corral.backends.backend import Answer, Input, Limits
+from corral.backends.backend import Answer, Input
 from corral.backends.events import Notice, Text
 from corral.remote import wire
 from corral.service.front import CommandHelp, Front, Reply, Welcome
@@ -32,7 +32,7 @@ class Scripted:
     """A corral.service.front.Seat."""
 
     def __init__(self, front: Front) -> None:
-        self.welcome = Welcome("anna", "codex", Limits(**SCENE.get("limits", {})), COMMANDS)
+        self.welcome = Welcome("anna", "codex", COMMANDS)
         self._front = front
         self._heard: asyncio.Queue[str] = asyncio.Queue()
         self._turns = iter(SCENE.get("turns", []))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from corral.backends.events import ApprovalRequested, BackendEnded, BackendStarted, Decision, TurnEvent
+from corral.backends.events import ApprovalRequested, BackendEnded, BackendStarted, Decision, Limit, TurnEvent
 
 if TYPE_CHECKING:
     from corral.process import Process
@@ -66,6 +66,8 @@ class Answer:
 
     decision: Decision
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    by: str = ""
+    """Who decided, for the event that tells of it."""
 
 
 Ask: TypeAlias = Callable[[ApprovalRequested], Awaitable[Answer]]
@@ -87,8 +89,12 @@ class Backend(Protocol):
         """Whether a turn runs."""
 
     @property
-    def approvals_open(self) -> int:
-        """How many approvals wait for an answer."""
+    def approvals(self) -> tuple[ApprovalRequested, ...]:
+        """The approvals that wait for an answer, oldest first, as far as the turn's reader has been told of them."""
+
+    @property
+    def limit(self) -> Limit | None:
+        """The limit that comes next, and what is left of it now; None while no turn runs."""
 
     @property
     def gone(self) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 TurnStatus: TypeAlias = Literal["completed", "interrupted", "failed", "timed_out"]
 ToolStatus: TypeAlias = Literal["completed", "failed", "declined", "interrupted"]
 Decision: TypeAlias = Literal["accept", "accept_for_session", "decline", "cancel"]
+Timer: TypeAlias = Literal["silence", "tool", "turn"]
 StepName: TypeAlias = Literal["death", "goodbye", "end_of_input", "signals"]
 
 
@@ -83,6 +84,8 @@ class ToolEnded:
     status: ToolStatus
     exit_code: int | None = None
     output: str = ""
+    seconds: float = 0.0
+    """How long it ran; the time that approvals were open is not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,30 @@ class ApprovalClosed:
     approval_id: str
     decision: Decision | None
     """None: withdrawn."""
+    by: str = ""
+    """Who decided, as the caller of `Backend.answer` named them; empty where nobody did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The limit of the turn that comes next, and when, if nothing happens before.
+
+    Told when another one comes next, when only a third of it is left, and when a sign of life has put it off again.
+    Until it is near, each sign of life starts the silence anew, without an event.
+    """
+
+    event: ClassVar[str] = "limit"
+    timer: Timer
+    seconds_left: float
+    """From this event on."""
+    limit: float
+    """Seconds that it allows altogether."""
+    near: bool = False
+    """Whether a third of it is left, or less."""
+    paused: bool = False
+    """An approval is open: until it is closed, only the turn as a whole is limited."""
+    tool: str = ""
+    """The title of the running tool, for the timer `tool`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +191,12 @@ class TurnEnded:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of an ending: the processes that were there when it began and gone when it was over."""
+    """One step of an ending, and how long it took."""
 
     name: StepName
-    """`death`: before anything was asked; `goodbye`: the engine was asked to stop its work; `end_of_input`; `signals`:
-    the job's own ending, whose report counts them."""
+    """`death`: the engine had ended before; `goodbye`: the engine was asked to stop its work; `end_of_input`;
+    `signals`: the job's own ending, whose report counts them."""
     seconds: float
-    ended: tuple[str, ...] = ()
-    """Names, as the process table has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,19 +208,9 @@ class BackendEnded:
     steps: tuple[Step, ...] = ()
 
 
-TurnEvent: TypeAlias = (
-    TurnStarted
-    | Text
-    | Reasoning
-    | ToolStarted
-    | ToolOutput
-    | ToolEnded
-    | ApprovalRequested
-    | ApprovalClosed
-    | Usage
-    | Notice
-    | TurnEnded
-)
+EngineEvent: TypeAlias = Text | Reasoning | ToolStarted | ToolOutput | ToolEnded | Usage | Notice
+"""What an engine adds to a turn; the rest is the turn's own."""
+TurnEvent: TypeAlias = TurnStarted | EngineEvent | ApprovalRequested | ApprovalClosed | Limit | TurnEnded
 Event: TypeAlias = BackendStarted | TurnEvent | BackendEnded
 
 

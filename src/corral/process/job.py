@@ -91,6 +91,7 @@ class Job:
         self._collecting = 0.0
         self._told: Report | None = None
         self._adopts = False
+        self._ending = asyncio.Event()
         self._suspended: asyncio.Future[None] | None = None
         self._unsent_end: float | None = None
         """The grace of an end that was requested before there was a reaper."""
@@ -201,6 +202,10 @@ class Job:
         """
         return await asyncio.shield(self._status)
 
+    async def ending(self) -> None:
+        """Wait until the tree is being ended, for whatever reason: the command's exit, a request, a killed reaper."""
+        await self._ending.wait()
+
     async def ended(self) -> Report:
         """Wait for the ending without asking for it. The command's exit is a reason to end what it left behind."""
         return await asyncio.shield(self._report)
@@ -228,6 +233,7 @@ class Job:
         self._send({"resume": {}})
 
     def _request_end(self, grace: float) -> None:
+        self._ending.set()
         if self._wire is None:
             self._unsent_end = grace if self._unsent_end is None else min(grace, self._unsent_end)
             return
@@ -238,6 +244,7 @@ class Job:
         """Tell callers of `end`, `ended` and `wait` who came before the start had failed; there may be none."""
         if isinstance(error, StartError) and error.report is not None and not self._report.done():
             self._report.set_result(error.report)
+        self._ending.set()
         failure = error if isinstance(error, Exception) else StartError("interrupted", "the event loop was closed")
         for awaited in (self._report, self._status):
             if not awaited.done():
@@ -448,6 +455,7 @@ class Job:
         elif "suspended" in message:
             self._hear_suspended()
         elif "ending" in message:
+            self._ending.set()
             self._watch_the_reaper(self._ladder.grace)
         elif "report" in message:
             self._told = Report.from_json(message["report"])
@@ -459,6 +467,7 @@ class Job:
             self._suspended.set_result(None)
 
     def _finish(self, report: Report) -> None:
+        self._ending.set()
         self._hear_suspended()
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -496,6 +505,7 @@ class Job:
 
     def _inherit(self) -> None:
         """The reaper was killed: the tree, or what it still held of it, has fallen to this process, which ends it."""
+        self._ending.set()
         inheritance = Inheritance(
             state_dir=self._state_dir,
             job_id=self.id,

@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import msgspec
 
 from corral.backends import events
-from corral.backends.backend import Limits
 from corral.backends.events import Event, Step
 from corral.printable import shortened, valid
 from corral.process import Report
@@ -97,6 +96,7 @@ _EVENTS: dict[str, type[Event | Missed]] = {
         events.ToolEnded,
         events.ApprovalRequested,
         events.ApprovalClosed,
+        events.Limit,
         events.Usage,
         events.Notice,
         events.TurnEnded,
@@ -177,7 +177,6 @@ def welcome_from(data: dict[str, Any]) -> Welcome:
     return Welcome(
         data["person"],
         data["engine"],
-        msgspec.convert(data["limits"], Limits),
         tuple(msgspec.convert(one, CommandHelp) for one in data["commands"]),
         str(data["workspace"]),
     )
@@ -190,7 +189,7 @@ def event_from(data: dict[str, Any]) -> Shown:
     """
     name = data["event"]
     if name == events.BackendEnded.event:
-        steps = tuple(Step(step["name"], step["seconds"], tuple(step["ended"])) for step in data.get("steps", ()))
+        steps = tuple(Step(step["name"], step["seconds"]) for step in data.get("steps", ()))
         return events.BackendEnded(Report.from_json(data["report"]), steps)
     fields = {key: value for key, value in data.items() if key != "event"}
     if name == Reply.event and "about" in data:

@@ -89,12 +89,13 @@ def deny(at: LocalSeat, _: str) -> Answered:
 
 
 def _decide(at: LocalSeat, decision: Decision) -> Answered:
-    for approval_id, approval in at.conversation.approvals.items():
-        if decision != "decline" and approval.questions:
-            return "it is a question: answer it, or say /deny"
-        at.answer(approval_id, Answer(decision))
-        return None
-    return "nothing is asked"
+    oldest = next(iter(at.conversation.approvals), None)
+    if oldest is None:
+        return "nothing is asked"
+    if decision != "decline" and oldest.questions:
+        return "it is a question: answer it, or say /deny"
+    at.answer(oldest.approval_id, Answer(decision))
+    return None
 
 
 # Where things stand.

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -74,8 +74,6 @@ class Conversation:
         self.tokens = 0
         self.began = 0.0
         """When the running turn began (`time.monotonic`); 0 while none runs."""
-        self.approvals: dict[str, ApprovalRequested] = {}
-        """The open ones, oldest first."""
         self.last_used = time.monotonic()
         self.over = False
         """Whether it is closed, or being closed."""
@@ -114,6 +112,11 @@ class Conversation:
     def waiting(self) -> int:
         """How many messages wait."""
         return len(self._waiting)
+
+    @property
+    def approvals(self) -> tuple[ApprovalRequested, ...]:
+        """The open ones, oldest first."""
+        return self.backend.approvals if self.backend is not None else ()
 
     @property
     def backend(self) -> Backend | None:
@@ -173,10 +176,7 @@ class Conversation:
 
     def answer(self, approval_id: str, answer: Answer, by: str) -> bool:
         """Decide an open approval; False if it waits no more."""
-        decided = self.backend is not None and self.backend.answer(approval_id, answer)
-        if decided:
-            self._journal.decided(approval_id, by)
-        return decided
+        return self.backend is not None and self.backend.answer(approval_id, replace(answer, by=by))
 
     def decline(self, approval_id: str, front: Follower, by: str) -> None:
         """Decline for a front end where nobody can be asked, unless the turn is another's that is still there."""
@@ -264,7 +264,7 @@ class Conversation:
 
     @property
     def _at_work(self) -> bool:
-        return bool(self.began or self._waiting or (self.backend is not None and self.backend.approvals_open))
+        return bool(self.began or self._waiting)
 
     async def _recycle(self, backend: Backend, reason: str, *, force: bool) -> str:
         async with self._current.lock:
@@ -370,7 +370,6 @@ class Conversation:
             finally:
                 self.began, self.last_used = 0.0, time.monotonic()
                 self._handed_over = self._stop_early = False
-                self.approvals.clear()
                 self.audience.show(end)
                 self._current.turn_shown()
         if backend is not None and backend.gone:
@@ -408,10 +407,8 @@ class Conversation:
             self.tokens = event.conversation_tokens
             await self._journal.usage(event)
         elif isinstance(event, ApprovalRequested):
-            self.approvals[event.approval_id] = event
             await self._journal.asked(event)
         elif isinstance(event, ApprovalClosed):
-            self.approvals.pop(event.approval_id, None)
             await self._journal.closed(event)
 
     async def _backend_for_turn(self, stops: int) -> Backend | None:

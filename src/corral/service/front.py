@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from corral.backends import events
-from corral.backends.backend import Limits
 from corral.backends.events import Event
 
 if TYPE_CHECKING:
@@ -68,8 +67,6 @@ class Welcome:
 
     person: str
     engine: str
-    limits: Limits
-    """Those of a turn, for whoever shows how long is left."""
     commands: tuple[CommandHelp, ...]
     workspace: str = ""
     """The folder of the conversation, as the configuration writes it if it was not chosen in a chat."""

@@ -6,12 +6,13 @@ import asyncio
 import io
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
 
+from corral.backends.bounds import text_bytes
 from corral.backends.events import Reasoning, Text, ToolOutput
 from corral.service.front import Missed
 from corral.tasks import Tasks
@@ -77,7 +78,7 @@ class FrontQueue:
             log.warning("a front end does not read, and is dropped", front=type(self._front).__name__)
             self._drop("too much waited to be shown here")
             return
-        self._put(_Item(event, EACH + _text_bytes(event)))
+        self._put(_Item(event, EACH + text_bytes(event)))
 
     def idle(self) -> None:
         """Tell that nothing is to be done."""
@@ -237,16 +238,3 @@ def _stream(event: Shown) -> tuple[type[Shown], str] | None:
         case ToolOutput():
             return type(event), event.tool_id
     return None
-
-
-def _text_bytes(value: object) -> int:
-    """The bytes of all texts in an event, also of those in its lists, tables and questions."""
-    if isinstance(value, str):
-        return sys.getsizeof(value)
-    if isinstance(value, Mapping):
-        return sum(_text_bytes(key) + _text_bytes(one) for key, one in value.items())
-    if isinstance(value, tuple | list):
-        return sum(map(_text_bytes, value))
-    if is_dataclass(value):
-        return sum(_text_bytes(getattr(value, one.name)) for one in fields(value))
-    return 0

@@ -192,7 +192,9 @@ class LocalSeat:
             self.show(replace(started, model=conversation.ref.model or started.model))
         if conversation.began:
             self.tell("a turn is running")
-        for approval in conversation.approvals.values():
+        if conversation.backend is not None and (limit := conversation.backend.limit) is not None:
+            self.show(limit)
+        for approval in conversation.approvals:
             self.show(approval)
 
     def show(self, event: Shown) -> None:

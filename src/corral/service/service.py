@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 
 from corral.backends import registry
-from corral.backends.backend_process import LOOK_TIMEOUT, LOOKING
+from corral.backends.engine_process import LOOK_TIMEOUT, LOOKING
 from corral.backends.events import BackendEnded, Notice
 from corral.service import recovery
 from corral.service.commands import COMMANDS
@@ -234,7 +234,6 @@ class Service:
         welcome = Welcome(
             person,
             begun.ref.engine,
-            self._config.timeouts.limits(),
             tuple(command.help for command in COMMANDS.values()),
             begun.ref.workspace or who.workspace,
         )

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.formatted_text.utils import fragment_list_width
 
-from corral.backends.backend import Limits
-from corral.backends.events import (
-    ApprovalClosed,
-    ApprovalRequested,
-    BackendEnded,
-    BackendStarted,
-    Reasoning,
-    Text,
-    ToolEnded,
-    ToolStarted,
-    TurnEnded,
-    TurnStarted,
-)
-from corral.backends.turn import Clock
+from corral.backends.events import Limit, Reasoning, Text, ToolEnded, ToolStarted, TurnEnded, TurnStarted
 from corral.display.wording import in_columns, took
 from corral.display.wording import tool as tool_title
-from corral.service.front import Missed, Reply, Shown
+from corral.service.front import Shown
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAME = 0.1  # seconds
@@ -48,14 +36,15 @@ class _Tool:
 class Activity:
     """Fed with what a conversation shows; `line` is what to show of it now."""
 
-    def __init__(self) -> None:
-        self.limits = Limits()
-        """Those of a turn here."""
+    def __init__(self, asking: Callable[[], bool]) -> None:
+        """`asking`: whether an approval waits for the person."""
+        self._asking = asking
         self._doing = STARTING
         self._since = time.monotonic()
         self._tools: dict[str, _Tool] = {}
-        self._ended: dict[str, float] = {}
-        self._clock: Clock | None = None
+        self._limit: Limit | None = None
+        self._told_at = 0.0
+        """When the limit was told."""
         self._fixed = False
 
     @property
@@ -72,15 +61,16 @@ class Activity:
     def idle(self) -> None:
         """Nothing goes on."""
         self._tools.clear()
-        self._clock = None
+        self._limit = None
         self.do("")
 
     def note(self, event: Shown) -> None:
         """Take notice of what is shown."""
         match event:
             case TurnStarted():
-                self._clock = Clock(self.limits)
                 self.do("working")
+            case Limit():
+                self._limit, self._told_at = event, time.monotonic()
             case Text():
                 self.do("answering")
             case Reasoning():
@@ -88,37 +78,21 @@ class Activity:
             case ToolStarted():
                 self._tools[event.tool_id] = _Tool(tool_title(event.title), time.monotonic())
             case ToolEnded():
-                tool = self._tools.pop(event.tool_id, None)
-                self._ended = {event.tool_id: time.monotonic() - tool.since} if tool else {}
+                self._tools.pop(event.tool_id, None)
                 self.do("working")
             case TurnEnded():
                 self._tools.clear()
-                self._clock = None
+                self._limit = None
                 self.do(WAITING)
             case _:
                 pass
-        self._tick(event)
-
-    def tool_seconds(self, tool_id: str) -> float:
-        """How long the tool ran that ended just now."""
-        return self._ended.get(tool_id, 0.0)
-
-    def _tick(self, event: Shown) -> None:
-        clock = self._clock
-        if clock is None or isinstance(event, BackendStarted | BackendEnded | TurnStarted | TurnEnded | Reply | Missed):
-            return
-        clock.note(event)
-        if isinstance(event, ApprovalRequested):
-            clock.pause()
-        elif isinstance(event, ApprovalClosed) and clock.approvals:
-            clock.resume()
 
     def line(self, width: int) -> Fragments:
         """What goes on, in less than `width` columns; empty if nothing does."""
         if not self.running:
             return []
         now = time.monotonic()
-        asked = self._clock is not None and self._clock.approvals and not self._fixed
+        asked = self._asking() and not self._fixed
         tool = max(self._tools.values(), key=lambda one: one.since) if self._tools and not self._fixed else None
         more = f" (and {len(self._tools) - 1} more)" if tool and len(self._tools) > 1 else ""
         what, since = (tool.title + more, tool.since) if tool else (self._doing, self._since)
@@ -133,13 +107,14 @@ class Activity:
         return [(style, f"{mark} "), ("", what), ("class:dim", taken), *due]
 
     def _due(self) -> Fragments:
-        """The limit that comes next, and how far off it is where that is below a third of it."""
-        if self._clock is None or self._fixed:
+        """The limit that comes next, and how far off it is where it is near."""
+        limit = self._limit
+        if limit is None or self._fixed:
             return []
-        due = self._clock.next()
-        if due.left * 3 > due.limit:
-            return [("class:dim", f" · next limit: {due.name}")]
-        return [("ansiyellow", f" · {due.name} limit in {_seconds(max(due.left, 0))}")]
+        if not limit.near:
+            return [("class:dim", f" · next limit: {limit.timer}")]
+        left = limit.seconds_left - (time.monotonic() - self._told_at)
+        return [("ansiyellow", f" · {limit.timer} limit in {_seconds(max(left, 0))}")]
 
 
 def _seconds(seconds: float) -> str:

@@ -49,9 +49,9 @@ class Interactive:
         self._session = session
         self._output = output
         self._state_dir = state_dir
-        self._activity = Activity()
         self._approver = Approver(self._answer)
-        self._transcript = Transcript(self._put, self._activity.tool_seconds)
+        self._activity = Activity(lambda: self._approver.current is not None)
+        self._transcript = Transcript(self._put)
         self._asked: tuple[str, float] = ("", 0.0)
         self._early: list[RenderableType] = []
         self._screen: Screen | None = None
@@ -59,7 +59,6 @@ class Interactive:
 
     def begin(self, seat: Seat) -> None:
         welcome = seat.welcome
-        self._activity.limits = welcome.limits
         path = history_file(self._state_dir, welcome.person) if self._state_dir is not None else None
         history = history_of(path, lambda why: self.show(Notice(why)))
         self._buffer = prompt.buffer_with(history, [*welcome.commands, QUIT_HELP])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import IO, Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -73,7 +72,6 @@ class TextPrinter:
         self._message = ""
         self._open_line = False
         self._prompted = False
-        self._tools: dict[str, float] = {}
 
     def show(self, event: Shown) -> None:
         match event:
@@ -82,7 +80,6 @@ class TextPrinter:
             case Text() | Reasoning():
                 self._text(event)
             case ToolStarted():
-                self._tools[event.tool_id] = time.monotonic()
                 self._line(Styled.assemble(("▸ ", "cyan"), in_one_line(event.title)))
             case ToolEnded():
                 self._line(self._tool_end(event))
@@ -134,7 +131,7 @@ class TextPrinter:
 
     def _tool_end(self, event: ToolEnded) -> RenderableType:
         good = event.status == "completed"
-        duration = f" in {time.monotonic() - self._tools.pop(event.tool_id, time.monotonic()):.1f} s"
+        duration = f" in {event.seconds:.1f} s"
         status = f", status {event.exit_code}" if event.exit_code else ""
         head = Styled.assemble(
             ("✓ " if good else "✗ ", "green" if good else "red"),

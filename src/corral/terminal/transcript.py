@@ -46,9 +46,8 @@ _DECIDED = {
 class Transcript:
     """Shows events through `put`, which prints a renderable above the prompt."""
 
-    def __init__(self, put: Callable[[RenderableType], None], tool_seconds: Callable[[str], float]) -> None:
+    def __init__(self, put: Callable[[RenderableType], None]) -> None:
         self._put = put
-        self._tool_seconds = tool_seconds
         self._last = ""
         self._blocks = Blocks()
         self._message = ""
@@ -157,12 +156,11 @@ class Transcript:
 
     def _tool(self, event: ToolEnded) -> RenderableType:
         title = wording.tool(event.title, 100)
-        seconds = self._tool_seconds(event.tool_id)
         if event.status == "completed":
-            return Styled.assemble(("✓ ", "green"), title, (f" · {wording.took(seconds)}", "dim"))
+            return Styled.assemble(("✓ ", "green"), title, (f" · {wording.took(event.seconds)}", "dim"))
         parts = [event.status if event.exit_code is None else f"status {event.exit_code}"]
         if event.status != "declined":
-            parts.append(wording.took(seconds))
+            parts.append(wording.took(event.seconds))
         head = Styled.assemble(("✗ ", "red"), title, ("".join(f" · {part}" for part in parts), "dim"))
         return Group(head, *wording.last_output(event))
 

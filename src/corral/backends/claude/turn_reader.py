@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from corral.backends.claude import tools, wire
-from corral.backends.events import Notice, Reasoning, Text, ToolStarted, ToolStatus, TurnEnded
+from corral.backends.events import Notice, Reasoning, Text, ToolStatus, TurnEnded
 from corral.backends.numbers import usage
 from corral.backends.unicode import REPLACEMENT, Altered, Joiner
 
@@ -31,7 +31,6 @@ class TurnReader:
         self._open = {self.message_id}
         self.declined: set[str] = set()
         """Tools that the person did not allow."""
-        self._tools: dict[str, ToolStarted] = {}
         self._message = ""
         self._streamed = 0
         self._said = False
@@ -162,8 +161,7 @@ class TurnReader:
         blocks = note.message.content if isinstance(note.message.content, list) else []
         for block in blocks:
             if block.type == "tool_use":
-                tool = self._tools[block.id] = tools.started(block)
-                self._turn.put(tool)
+                self._turn.put(tools.started(block))
             elif note.is_api_error_message:
                 self._failure = block.text
             elif head.parent_tool_use_id is None:
@@ -184,7 +182,7 @@ class TurnReader:
         content = note.message.content
         goes_on = isinstance(note.tool_use_result, dict) and "backgroundTaskId" in note.tool_use_result
         for block in content if isinstance(content, list) else []:
-            tool = self._tools.pop(block.tool_use_id, None)
+            tool = self._turn.running_tool(block.tool_use_id)
             if block.type == "tool_result" and tool is not None:
                 ended = tools.ended(tool, block, self._failure_of(block.tool_use_id))
                 self._turn.put(replace(ended, exit_code=None) if goes_on else ended)

@@ -12,7 +12,7 @@ import msgspec
 
 import corral
 from corral.backends.codex import limits, requests, wire
-from corral.backends.codex.turn_reader import TurnReader
+from corral.backends.codex.turn_reader import MOST_EARLY, TurnReader
 from corral.backends.engine import Opened
 from corral.backends.errors import BackendError, RefusedError, RequestError, ResumeError
 from corral.backends.peer import Skipped
@@ -152,8 +152,8 @@ class CodexEngine:
             elif method == "account/rateLimits/updated":
                 for warning in limits.warnings(msgspec.json.decode(params, type=wire.RateLimitsNote)):
                     self._host.notice(warning)
-            elif self._turn_reader is not None:
-                self._turn_reader.take(method, params, line)
+            elif self._turn_reader is not None and not self._turn_reader.take(method, params, line):
+                self.on_lost(f"more than {MOST_EARLY:,} bytes before it named the turn")
         except (ValueError, OverflowError, RecursionError) as error:
             self._skipped.note("a %s that is not as expected: %s", method[:MOST_NAME], error)
 

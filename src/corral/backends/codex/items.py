@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from corral.backends.codex import wire
-from corral.backends.events import Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus, TurnEvent
+from corral.backends.events import EngineEvent, Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus
 from corral.backends.numbers import exit_code
 from corral.backends.unicode import REPLACEMENT, Altered, Joiner
 
@@ -26,48 +26,43 @@ class _Tool:
 
 @dataclass(slots=True)
 class ItemReader:
-    """Turns the items of one turn into events; it remembers how much of each message was streamed, and what each
-    tool is called."""
+    """Turns the items of one turn into events; it remembers how much of each message was streamed."""
 
-    titles: dict[str, str] = field(default_factory=dict)
     _streamed: dict[str, int] = field(default_factory=dict)
     _joiner: Joiner = field(default_factory=Joiner)
 
-    def text(self, note: wire.Delta, line: bytes) -> TurnEvent:
+    def text(self, note: wire.Delta, line: bytes) -> EngineEvent:
         """A piece of a message."""
         delta = self._joined(Text, note, line)
         self._count(note.item_id, delta)
         return Text(delta, note.item_id)
 
-    def reasoning(self, note: wire.Delta, line: bytes) -> TurnEvent:
+    def reasoning(self, note: wire.Delta, line: bytes) -> EngineEvent:
         """A piece of a thought."""
         delta = self._joined(Reasoning, note, line)
         self._count(note.item_id, delta)
         return Reasoning(delta, note.item_id)
 
-    def output(self, note: wire.Delta, line: bytes) -> TurnEvent:
+    def output(self, note: wire.Delta, line: bytes) -> EngineEvent:
         """A piece of what a command prints."""
         return ToolOutput(note.item_id, self._joined(ToolOutput, note, line))
 
-    def _joined(self, kind: type[TurnEvent], note: wire.Delta, line: bytes) -> str:
+    def _joined(self, kind: type[EngineEvent], note: wire.Delta, line: bytes) -> str:
         if not self._joiner.holds and type(line) is not Altered:  # nearly always
             return note.delta
         return self._joiner.join(note.delta, (kind, note.item_id), line)
 
-    def halves(self) -> list[TurnEvent]:
+    def halves(self) -> list[EngineEvent]:
         """At the end of the turn: the halves of letters that stayed alone."""
         return [Text(REPLACEMENT, item_id) for kind, item_id in self._joiner.rest() if kind is Text]
 
-    def started(self, item: msgspec.Raw) -> TurnEvent | None:
+    def started(self, item: msgspec.Raw) -> EngineEvent | None:
         """A tool that begins; None for all else. Raises msgspec.DecodeError."""
         head = msgspec.json.decode(item, type=wire.ItemHead)
         tool = _read_tool(head.type, item)
-        if tool is None:
-            return None
-        self.titles[head.id] = tool.title
-        return ToolStarted(head.id, tool.kind, tool.title)
+        return ToolStarted(head.id, tool.kind, tool.title) if tool is not None else None
 
-    def completed(self, item: msgspec.Raw) -> TurnEvent | None:
+    def completed(self, item: msgspec.Raw) -> EngineEvent | None:
         """A tool that ended, or what was not streamed of a message. Raises msgspec.DecodeError."""
         head = msgspec.json.decode(item, type=wire.ItemHead)
         match head.type:
@@ -97,7 +92,7 @@ def lost_its_folder(ended: ToolEnded) -> bool:
     return ended.kind == "command" and ended.exit_code == -1 and NOT_THERE in ended.output
 
 
-def _as_reasoning(thought: wire.Thought, item_id: str) -> TurnEvent | None:
+def _as_reasoning(thought: wire.Thought, item_id: str) -> EngineEvent | None:
     text = "\n\n".join(thought.summary or thought.content)
     return Reasoning(text, item_id) if text else None
 

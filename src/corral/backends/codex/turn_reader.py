@@ -14,7 +14,7 @@ from corral.backends.events import Notice, ToolEnded, TurnEnded, TurnStatus
 from corral.backends.numbers import usage
 
 if TYPE_CHECKING:
-    from corral.backends.events import TurnEvent
+    from corral.backends.events import EngineEvent
     from corral.backends.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,7 @@ LOST_FOLDER = (
     " Make it, or choose another with /workspace"
 )
 MOST_DETAILS = 500  # characters
+MOST_EARLY = 1 << 20  # bytes of lines that come before the turn has its name
 STATUSES: dict[str, TurnStatus] = {"completed": "completed", "interrupted": "interrupted", "failed": "failed"}
 
 
@@ -40,6 +41,7 @@ class TurnReader:
         """All the tokens of the conversation that were told so far."""
         # The reply that names the turn and what follows it may come in one read: the id is taken up a moment later.
         self._early: list[tuple[str, msgspec.Raw, bytes]] = []
+        self._early_bytes = 0
         self._known: dict[str, Callable[[msgspec.Raw, bytes], None]] = {
             "turn/started": self._on_started,
             "turn/completed": self._on_completed,
@@ -56,7 +58,7 @@ class TurnReader:
 
     def title_of(self, item_id: str) -> str:
         """What a tool that began is called; '' for one that is not known."""
-        return self._items.titles.get(item_id, "")
+        return self._turn.title_of(item_id)
 
     def begin(self, turn_id: str) -> None:
         """Codex took the turn."""
@@ -67,15 +69,22 @@ class TurnReader:
         for method, params, line in early:
             self.take(method, params, line)
 
-    def take(self, method: str, params: msgspec.Raw, line: bytes) -> None:
-        """Sort a notification that came in `line`. Raises msgspec.DecodeError for one that is not as expected."""
+    def take(self, method: str, params: msgspec.Raw, line: bytes) -> bool:
+        """Sort a notification that came in `line`; False if too much came before codex named the turn.
+
+        Raises msgspec.DecodeError for one that is not as expected.
+        """
         sort = self._known.get(method)
         if sort is None or self._turn.over:
-            return
+            return True
         if self._turn.id is None and method != "turn/started":
+            self._early_bytes += len(line)
+            if self._early_bytes > MOST_EARLY:
+                return False
             self._early.append((method, params, line))
-            return
+            return True
         sort(params, line)
+        return True
 
     def _is_mine(self, note: wire.TurnHead) -> bool:
         return note.thread_id == self._thread_id and note.turn_id == self._turn.id
@@ -128,7 +137,7 @@ class TurnReader:
                 self._lost = True
                 self._turn.put(Notice(LOST_FOLDER))
 
-    def _put(self, event: TurnEvent | None) -> None:
+    def _put(self, event: EngineEvent | None) -> None:
         if event is not None:
             self._turn.put(event)
         else:

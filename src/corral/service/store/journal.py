@@ -30,7 +30,6 @@ class Journal:
         self._known = known
         self._turn = ""
         self._tokens = 0
-        self._by: dict[str, str] = {}
 
     async def keep(self, ref: ConversationRef) -> None:
         """Make the conversation known, and this process its holder, if that was not done yet."""
@@ -81,7 +80,6 @@ class Journal:
     async def end_turn(self, ref: ConversationRef, end: TurnEnded, seconds: float) -> None:
         """A turn is over."""
         turn, self._turn = self._turn, ""
-        self._by.clear()
         if turn:
             await self._written(self._store.turn_ended(turn, end.status, end.reason), None)
         log.info(
@@ -99,15 +97,11 @@ class Journal:
         if self._turn:
             await self._written(self._store.approval_asked(self._turn, event.approval_id, event.kind, event.what), None)
 
-    def decided(self, approval_id: str, by: str) -> None:
-        """Somebody has answered; `closed` writes it down."""
-        self._by[approval_id] = by
-
     async def closed(self, event: ApprovalClosed) -> None:
         """An approval waits no more."""
-        by = self._by.pop(event.approval_id, "")
         if self._turn:
-            await self._written(self._store.approval_closed(self._turn, event.approval_id, event.decision, by), None)
+            closing = self._store.approval_closed(self._turn, event.approval_id, event.decision, event.by)
+            await self._written(closing, None)
 
     async def new_backend(self, ref: ConversationRef, account: str, job_id: str) -> str:
         """A backend is about to be started; the record's id, or '' if it could not be written."""
@@ -150,7 +144,7 @@ class Journal:
             survivors=[f"{one.pid} {one.command[:40]}" for one in report.survivors] or None,
         )
         if record:
-            steps = [{"name": step.name, "seconds": step.seconds, "ended": list(step.ended)} for step in ended.steps]
+            steps = [{"name": step.name, "seconds": step.seconds} for step in ended.steps]
             await self._written(self._store.backend_ended(record, report, steps, why), None)
 
     async def release(self, ref: ConversationRef) -> None:

@@ -89,7 +89,7 @@ class ReportRow(BackendRow):
     ended: float
     why: str
     steps: tuple[dict[str, Any], ...]
-    """The ladder's: `name`, `seconds`, and the pids that were `ended` by it."""
+    """The ladder's: `name` and `seconds`."""
     report: Report
 
     @property
