@@ -85,7 +85,7 @@ def either_house(service: Service, codex_command: list[str], account: Route) -> 
 
 
 def names(chat: Piped) -> list[str]:
-    return [event["event"] for event in chat.events if event["event"] not in ("notice", "usage")]
+    return [event["event"] for event in chat.events if event["event"] not in ("notice", "usage", "limit")]
 
 
 class TestOverPipes:
@@ -108,6 +108,8 @@ class TestOverPipes:
         assert kinds == ["backend_started", *turns, "backend_ended"], str(chat)
         assert [end["status"] for end in chat.named("turn_ended")] == ["completed", "completed"]
         assert chat.text == "onedonetwo"
+        first = chat.named("limit")[0]
+        assert (first["timer"], first["seconds_left"], first["near"], first["paused"]) == ("silence", 600, False, False)
         assert chat.named("tool_ended")[0]["output"] == "out\n"
         report = chat.named("backend_ended")[0]["report"]
         assert (report["verdict"], report["proof"]) == ("proven_empty", "no_children")
