@@ -92,7 +92,7 @@ class Clinic:
         done = self.service.run(argv, timeout=100)
         assert done.stderr == ""
         found: dict[str, list[dict[str, Any]]] = {}
-        for one in json.loads(done.stdout):
+        for one in json.loads(done.stdout)["findings"]:
             assert set(one) == {"label", "status", "detail", "todo", "fix"}
             found.setdefault(one["label"], []).append(one)
         return done.returncode, found
@@ -245,7 +245,7 @@ class TestAcrossAccounts:
         namespaced = ["unshare", "--pid", "--fork", "--mount-proc", clinic.service.python, "-c", INIT, str(agent)]
         init = clinic.service.start([*namespaced, *ids, *doctor], account=Account("root", 0, 0, Path("/")))
         out, err = init.communicate(timeout=60)
-        found = [one for one in json.loads(out) if one["label"] == "orphans"]
+        found = [one for one in json.loads(out)["findings"] if one["label"] == "orphans"]
         assert [one["status"] for one in found] == ["warn"], err
         assert "codex 1001" in found[0]["detail"]
         assert found[0]["fix"] == [f"corral sweep --user {clinic.person.name} --adopt"]
@@ -350,7 +350,7 @@ class TestStateFolder:
         file.write_text(f'[service]\nstate_dir = "{folder}"\n{more}[[people]]\nname = "daniel"\n')
         file.chmod(0o644)
         done = service.run(service.corral("doctor", "--json", "--config", str(file)), timeout=100)
-        found = [Finding(**{**one, "fix": tuple(one["fix"])}) for one in json.loads(done.stdout)]
+        found = [Finding(**{**one, "fix": tuple(one["fix"])}) for one in json.loads(done.stdout)["findings"]]
         return done.returncode, [one for one in found if one.label == label]
 
     def test_that_others_may_read(self, service: Service, state_dir: Path) -> None:

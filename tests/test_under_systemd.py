@@ -17,7 +17,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.codex, pytest.mark.timeout(300)]
 
 
 def unit_of(service: Service, config: Any) -> str:
-    done = service.run(service.corral("units", "systemd", "--user", service.account.name, "--config", str(config)))
+    done = service.run(
+        service.corral("units", "systemd", "--service-user", service.account.name, "--config", str(config))
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -172,17 +172,17 @@ class TestLaunchd:
 
 class TestWhoseServiceItIs:
     def test_the_named_one(self) -> None:
-        assert service_account(config(), "--user", "news") == "news"
+        assert service_account(config(), "news") == "news"
         with pytest.raises(NoServiceAccountError, match="'no such'"):
-            service_account(config(), "--user", "no such")
+            service_account(config(), "no such")
 
     @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
     def test_for_root_the_owner_of_the_state_or_a_question(self, tmp_path: Path) -> None:
         made = config(service={"state_dir": str(tmp_path)})
         with pytest.raises(NoServiceAccountError, match="--user NAME"):
-            service_account(made, "--user")
+            service_account(made)
         os.chown(tmp_path, pwd.getpwnam("games").pw_uid, -1)
-        assert service_account(made, "--user") == "games"
+        assert service_account(made) == "games"
 
     def test_the_program_is_this_installation(self) -> None:
         assert Path(program()[0]).is_absolute()

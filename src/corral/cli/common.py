@@ -11,6 +11,7 @@ import typer
 
 from corral import __version__
 from corral.backends import registry
+from corral.cli import completing
 
 app = typer.Typer(
     name="corral",
@@ -53,6 +54,7 @@ EngineOption = Annotated[
         "--engine",
         parser=_known_engine,
         metavar="|".join(registry.names()),
+        autocompletion=completing.engines,
         help=f"The engine that people begin with. Default: the config's, or {registry.DEFAULT}.",
     ),
 ]

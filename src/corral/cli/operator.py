@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from corral.config import Config
 
 
+ServiceUser = Annotated[
+    str | None,
+    typer.Option(
+        "--service-user",
+        metavar="NAME",
+        help="The account that the service runs as. Default: this one; for root, the owner of the state folder.",
+    ),
+]
+
+
 class Unit(StrEnum):
     """What `corral units` can write."""
 
@@ -35,7 +45,7 @@ no model is asked.
 
     sudo -u bot corral doctor
 
-    corral doctor --json | jq '.[] | select(.status == "error")'
+    corral doctor --json | jq '.findings[] | select(.status == "error")'
 
     corral doctor --fix
 """
@@ -55,7 +65,7 @@ def doctor(
 
     findings = examination.examine(config)
     if as_json:
-        typer.echo(json.dumps([finding.to_json() for finding in findings], indent=2))
+        typer.echo(json.dumps({"findings": [finding.to_json() for finding in findings]}, indent=2))
     elif fix:
         commands = examination.commands_to_fix(findings)
         for command in commands:
@@ -83,10 +93,7 @@ They are checked by visudo first. Standard error names what has no rule.
 )
 def sudoers(
     config: ConfigFile = None,
-    service_user: Annotated[
-        str | None,
-        typer.Option("--service-user", metavar="NAME", help="The account that the service runs as. Default: this one."),
-    ] = None,
+    service_user: ServiceUser = None,
 ) -> None:
     """Print the rules."""
     from corral.install import programs
@@ -95,7 +102,7 @@ def sudoers(
 
     settings = _load(config)
     try:
-        account = service_account(settings, "--service-user", service_user)
+        account = service_account(settings, service_user)
         rules = writing.rules(settings, account, programs.path_for_others())
     except NoServiceAccountError as error:
         _refuse(str(error))
@@ -118,11 +125,11 @@ Each line has its reason beside it. A unit is checked by systemd-analyze, where 
 
 **Examples**
 
-    corral units systemd --user bot > corral.service
+    corral units systemd --service-user bot > corral.service
 
-    corral units tmpfiles --user bot > corral.conf
+    corral units tmpfiles --service-user bot > corral.conf
 
-    corral units launchd --user bot > org.corral.serve.plist
+    corral units launchd --service-user bot > org.corral.serve.plist
 """
 )
 def units(
@@ -131,9 +138,7 @@ def units(
         typer.Argument(help="tmpfiles: the accounts' folders for temporary files. Default: this machine's manager."),
     ] = None,
     config: ConfigFile = None,
-    user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="The account that the service runs as. Default: this.")
-    ] = None,
+    service_user: ServiceUser = None,
 ) -> None:
     """Print a unit."""
     import sys
@@ -144,7 +149,7 @@ def units(
     settings = _load(config)
     wanted = kind or (Unit.launchd if sys.platform == "darwin" else Unit.systemd)
     try:
-        account = accounts.service_account(settings, "--user", user)
+        account = accounts.service_account(settings, service_user)
         if wanted is Unit.launchd:
             text = launchd.plist(settings, account, accounts.program())
         elif wanted is Unit.tmpfiles:

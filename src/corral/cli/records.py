@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from corral.cli import completing
 from corral.cli.common import AsJson, ConfigFile, app, say, state_folder
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ _TURNS = 10
 _STATES = {"completed": "green", "running": "cyan", "interrupted": "yellow"}
 _VERDICTS = {"proven_empty": "green", "empty_by_scan": "yellow"}
 
-OfPerson = Annotated[str | None, typer.Option("--person", metavar="NAME", help="Of this person only.")]
+OfPerson = Annotated[
+    str | None, typer.Option("--person", metavar="NAME", help="Of this person only.", autocompletion=completing.people)
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=100_000, metavar="N", help="At most so many.")]
 StoreDir = Annotated[
     Path | None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from corral.cli import completing
 from corral.cli.common import AsJson, ConfigFile, app, say
 
 
@@ -24,9 +25,17 @@ same, by its reaper; the next start tells whose turn was cut.
     corral serve
 
     corral serve --config /etc/corral/corral.toml
+
+    corral serve --offline
 """
 )
-def serve(config: ConfigFile = None) -> None:
+def serve(
+    config: ConfigFile = None,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="For everybody a scripted model on the loopback: no account and no network."),
+    ] = False,
+) -> None:
     """Run the service."""
     from corral.process import as_init
 
@@ -34,6 +43,10 @@ def serve(config: ConfigFile = None) -> None:
 
     from corral.daemon import serving
 
+    if offline:
+        from corral.demo import offline as offline_model
+
+        raise typer.Exit(asyncio.run(offline_model.serve(config, say)))
     raise typer.Exit(asyncio.run(serving.run(config, say)))
 
 
@@ -52,7 +65,9 @@ The service's account and root may end anybody's, others their own.
 """
 )
 def end(
-    person: Annotated[str, typer.Argument(metavar="PERSON")], config: ConfigFile = None, as_json: AsJson = False
+    person: Annotated[str, typer.Argument(metavar="PERSON", autocompletion=completing.people)],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """End a person's backends."""
     from corral.remote import operating

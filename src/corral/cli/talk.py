@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from corral.cli import completing
 from corral.cli.common import ConfigFile, EngineOption, app, is_own, say
 
 
@@ -33,7 +34,8 @@ class _Chat(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As its parent's."""
-        for place, word in enumerate(args):
+        # A shell that completes the line asks what may come behind it.
+        for place, word in enumerate(args if not ctx.resilient_parsing else ()):
             if word == "--resume" and (place + 1 == len(args) or args[place + 1].startswith("-")):
                 args = [*args[:place], "--resume=last", *args[place + 1 :]]
         return super().parse_args(ctx, args)
@@ -72,17 +74,33 @@ is no terminal; 128+N after signal N.
 def chat(
     config: ConfigFile = None,
     person: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who speaks, by the config's names. Default: the account.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who speaks, by the config's names. Default: the account.",
+            autocompletion=completing.people,
+        ),
     ] = None,
     engine: EngineOption = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="The agent's model. Default: the agent's own setting.")
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="ID", help="Go on with an earlier conversation; without ID with the last one.")
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Go on with an earlier conversation; without ID with the last one.",
+            autocompletion=completing.conversations,
+        ),
     ] = None,
     user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="The account to run as. Held in this process.")
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="The account to run as. Held in this process.",
+            autocompletion=completing.accounts,
+        ),
     ] = None,
     approval: Annotated[
         Approval | None,

@@ -40,11 +40,14 @@ _READING = Workers("corral-config", usual=1, most=4)
 Kinds = Callable[[Config, Person, ConversationRef], EngineKind]
 
 
-async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = configured_kind) -> int:
+async def run(
+    path: Path | None, say: Callable[[str], None], kinds: Kinds = configured_kind, *, greeting: str = ""
+) -> int:
     """Serve until TERM or INT; the exit status.
 
     0 when all that ran was ended and proven so; 1 if the service could not begin, or if something was left. HUP reads
-    the configuration again. A second TERM or INT while it ends takes the patience away.
+    the configuration again. A second TERM or INT while it ends takes the patience away. `greeting` is told each person
+    whose agent starts.
     """
     # From the first moment: the default action of HUP would end this process.
     unread = asyncio.Event()
@@ -74,7 +77,7 @@ async def run(path: Path | None, say: Callable[[str], None], kinds: Kinds = conf
         os.close(held)
         return FAILED
     try:
-        return await Serving(config, store, kinds, unread).run()
+        return await Serving(config, store, kinds, unread, greeting=greeting).run()
     except (AccountsError, FrontEndError, StartError) as error:
         say(str(error))
         return FAILED
@@ -104,9 +107,10 @@ class Serving:
         unread: asyncio.Event | None = None,
         *,
         entries: Sequence[Entry] | None = None,
+        greeting: str = "",
     ) -> None:
         """`unread`: set if the configuration may have changed since it was read. `entries`: instead of FRONT_ENDS."""
-        self._service = Service(config, store, Starter(lambda: self._service.config, kinds))
+        self._service = Service(config, store, Starter(lambda: self._service.config, kinds, greeting=greeting))
         self._front_ends = FrontEnds(self._service, FRONT_ENDS if entries is None else entries, self._tell_status)
         self._ending = asyncio.Event()
         self._signals = 0

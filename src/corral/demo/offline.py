@@ -1,16 +1,19 @@
-"""A chat with a real agent and the offline model: what `corral chat --offline` does, and the end of the demo."""
+"""Real agents and the offline model: `corral chat --offline`, `corral serve --offline`, and the end of the demo."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.backends import registry
+from corral.daemon import serving
 from corral.offline import OfflineModel, Run, Say, Script, Turn, echo
 from corral.process import default_state_dir
+from corral.service.starting import Kinds, configured_kind
 from corral.terminal import terminal
 from corral.terminal.connectors import InProcess
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 RUN = "run "
 # A proxy that the environment names would be asked for the loopback too.
 NO_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+SCRIPTED = (
+    "offline: a script answers in the place of the model; `run COMMAND` has the agent run a command, anything else is "
+    "echoed"
+)
 HINT = "The model is a script. `run COMMAND` has the agent run a command, for example `run make`; then try /stop."
 
 
@@ -32,15 +39,26 @@ def obey(message: str) -> Turn:
     return Turn(Say("I run it."), Run(message.removeprefix(RUN).strip()), Say("It is done."))
 
 
+def pointed(kinds: Kinds, base_url: str) -> Kinds:
+    """The engines of `kinds`, talking to the offline model."""
+
+    def offline(config: Config, person: Person, ref: ConversationRef) -> EngineKind:
+        return registry.entry(ref.engine).offline(kinds(config, person, ref), base_url)
+
+    return offline
+
+
+async def serve(config: Path | None, say: Callable[[str], None]) -> int:
+    """`serving.run` with the offline model for everybody; each is told so when an agent starts."""
+    async with OfflineModel(Script(then=obey)) as model:
+        say(f"no agent reaches its vendor: all of them talk to a scripted model at {model.base_url}")
+        return await serving.run(config, say, pointed(configured_kind, model.base_url), greeting=SCRIPTED)
+
+
 async def chat(own: InProcess, *, as_json: bool = False) -> int:
     """`terminal.run` with the offline model; under this account the agent's home lasts as long as the chat."""
     async with OfflineModel(Script(then=obey)) as model:
-        url = model.base_url
-
-        def kinds(config: Config, person: Person, ref: ConversationRef) -> EngineKind:
-            return registry.entry(ref.engine).offline(own.kinds(config, person, ref), url)
-
-        offline = replace(own, kinds=kinds)
+        offline = replace(own, kinds=pointed(own.kinds, model.base_url))
         if own.user is not None:
             return await _run(offline, as_json=as_json)
         home = tempfile.mkdtemp(prefix="corral-offline-")

@@ -18,10 +18,10 @@ class NoServiceAccountError(Exception):
     """Nobody said as which account the service is to run; the message says how to."""
 
 
-def service_account(config: Config, option: str, named: str | None = None) -> str:
+def service_account(config: Config, named: str | None = None) -> str:
     """The account of the service: the one named, else this one; for root, which it rarely is, whose the state is.
 
-    Raises NoServiceAccountError with a sentence that names `option`.
+    Raises NoServiceAccountError, with what to do.
     """
     if named is not None:
         try:
@@ -36,7 +36,7 @@ def service_account(config: Config, option: str, named: str | None = None) -> st
         owner = 0
     if owner == 0:
         raise NoServiceAccountError(
-            f"root asks, and as which account the service is to run is not known: say it with {option} NAME"
+            "root asks, and as which account the service is to run is not known: say it with --service-user NAME"
         )
     return account_name(owner)
 

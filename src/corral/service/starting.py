@@ -51,6 +51,8 @@ class Starter:
     own_env: Mapping[str, str] | None = None
     """What is added to this process's own environment, for the agents of a person's own terminal. None, for a service:
     nothing is handed on that the configuration does not name."""
+    greeting: str = ""
+    """A notice for each person whose agent starts, such as that no real model answers."""
     _told: set[tuple[str, str]] = field(default_factory=set, compare=False)
     """What the operator was told, of which account."""
 
@@ -79,6 +81,8 @@ class Starter:
             for notice in launch.notices:
                 tell(notice)
             launch = replace(launch, notices=(), tell_operator=tell)
+        if self.greeting:
+            launch = replace(launch, notices=(self.greeting, *launch.notices))
         backend = BackendProcess(kind, launch, config.timeouts.limits())
         await announce(launch.job_id, launch.account or account_name(os.getuid()))
         await backend.start(thread)
