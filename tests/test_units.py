@@ -179,7 +179,7 @@ class TestWhoseServiceItIs:
     @pytest.mark.skipif(os.getuid() != 0, reason="needs root")
     def test_for_root_the_owner_of_the_state_or_a_question(self, tmp_path: Path) -> None:
         made = config(service={"state_dir": str(tmp_path)})
-        with pytest.raises(NoServiceAccountError, match="--user NAME"):
+        with pytest.raises(NoServiceAccountError, match="--service-user NAME"):
             service_account(made)
         os.chown(tmp_path, pwd.getpwnam("games").pw_uid, -1)
         assert service_account(made) == "games"
