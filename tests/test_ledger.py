@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -274,8 +275,44 @@ def test_a_rejected_record_whose_job_lives_on_is_not_called_clean(tmp_path: Path
     assert stray.pid not in {one.pid for one in result.strays}
     # What the file stood for may have no mark, or be in another namespace: only whoever looks can say that it is gone.
     assert not result.clean
-    path.unlink()
+    [rejected] = result.rejected
+    assert rejected.path == str(path)
+    # What the advice says to do is done as it says.
+    command = rejected.advice.partition("`")[2].partition("`")[0]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert not path.exists()
     assert sweep(tmp_path).clean
+
+
+def test_the_advice_for_a_damaged_record_names_a_file_whose_name_a_shell_would_split(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder; of $HOME's"
+    written(folder).unlink()
+    (folder / "jobs" / "one.job").mkdir()
+    [rejected] = sweep(folder).rejected
+    subprocess.run(["sh", "-c", rejected.advice.partition("`")[2].partition("`")[0]], check=True)
+    assert sweep(folder).clean
+
+
+def test_a_marked_process_below_a_living_reaper_is_not_a_stray(tmp_path: Path) -> None:
+    """The line up to the reaper is climbed by identity."""
+    written(tmp_path / "damaged")
+    (tmp_path / "damaged" / "jobs" / "key").unlink()
+    program = (
+        "import asyncio, sys; from corral.process import Job\n"
+        "async def main():\n"
+        "    job = await Job.start(['sh', '-c', 'setsid sleep 1000 & wait'], state_dir=sys.argv[1])\n"
+        "    while len(job.tree()) < 2: await asyncio.sleep(0.01)\n"
+        "    print(*(one.pid for one in job.tree()), flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    await job.end(grace=0)\n"
+        "asyncio.run(main())\n"
+    )
+    argv = [sys.executable, "-c", program, str(tmp_path / "state")]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        tree = {int(pid) for pid in supervisor.stdout.readline().split()}
+        assert len(tree) == 2
+        assert not tree & {one.pid for one in sweep(tmp_path / "damaged").strays}
 
 
 @pytest.fixture

@@ -32,3 +32,8 @@ def test_a_pid_that_was_handed_to_a_stranger_during_the_walk_leads_to_nobody(wal
     # What fell to a supervisor is told by mark and record, and this has neither.
     if walk != "adopted":
         assert tuple(seen["orphan"]) in found, "who lost its parent meanwhile is found all the same"
+
+
+@pytest.mark.cross_account
+def test_a_signal_does_not_reach_a_stranger_that_was_given_the_pid_after_the_check() -> None:
+    assert in_a_namespace("pid_reuse_signal.py") == {"sent": False, "stranger_lives": True}

@@ -96,10 +96,7 @@ def swept(result: SweepResult) -> RenderableType:
     for entry in result.held:
         blocks.append(Text(f"{_entry(entry)}: its reaper still holds what would not end", style="red"))
     blocks += [Text(harmless(f"{_entry(one.entry)}: {one.reason}"), style="red") for one in result.elsewhere]
-    blocks += [
-        Text(harmless(f"{bad.path}: {bad.reason}. What it stood for may be running: look, then remove the file"), "red")
-        for bad in result.rejected
-    ]
+    blocks += [Text(harmless(f"{bad.path}: {bad.reason}. {bad.advice}"), style="red") for bad in result.rejected]
     blocks += [
         Text(
             f"pid {stray.pid} ({in_one_line(stray.comm)}) was started by a job that no record vouches for:"

@@ -119,16 +119,16 @@ def find_orphans(
         # The arguments were read by pid: they are this row's only if the pid is still its own.
         and table.start_time(row.pid) == row.start_time
     }
-    rule = _Rule(table, rows, agents, uid, owned or {})
+    rule = _Rule(table, rows, agents, signals.relays(rows.by_pid.values()), uid, owned or {})
     roots: dict[int, Process] = {}
     left: dict[int, LeftAlone] = {}
     for pid in agents:
         agent = rows.by_pid[pid]
         top = rule.uppermost(agent)
         if reason := rule.why_somebodys(top, agent):
-            left[top.pid] = LeftAlone(agent if signals.is_sudo(top) else top, reason)
+            left[top.pid] = LeftAlone(agent if top.pid in rule.sudos else top, reason)
         elif reason := rule.why_undecided(top):
-            left[top.pid] = LeftAlone(agent if signals.is_sudo(top) else top, reason, owner_known=False)
+            left[top.pid] = LeftAlone(agent if top.pid in rule.sudos else top, reason, owner_known=False)
         else:
             roots[top.pid] = top
     orphans: list[Orphan] = []
@@ -194,6 +194,8 @@ class _Rule(NamedTuple):
     table: ProcessTable
     rows: Rows
     agents: Collection[int]
+    sudos: Collection[int]
+    """Each sudo that runs something as another account; a name alone could be anybody's."""
     uid: int
     owned: Mapping[Identity, str]
 
@@ -201,7 +203,7 @@ class _Rule(NamedTuple):
         """The uppermost of the unbroken line of agents and sudos that the process is in."""
         seen = {row.pid}
         while (above := self.rows.parent(row)) is not None and above.pid not in seen:
-            if above.pid not in self.agents and not signals.is_sudo(above):
+            if above.pid not in self.agents and above.pid not in self.sudos:
                 break
             seen.add(above.pid)
             row = above

@@ -11,7 +11,6 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from corral.process.bare import ledger
@@ -21,9 +20,9 @@ from corral.process.bare.errors import LedgerError
 from corral.process.bare.host import host_table, why_unusable
 from corral.process.bare.ledger import Entry, Rejected
 from corral.process.bare.report import Report
-from corral.process.bare.signals import Signaller
+from corral.process.bare.signals import Signaller, kill_if_same
 from corral.process.bare.table import Process, ProcessTable, account_uid, find_living
-from corral.process.bare.trackers import Portable
+from corral.process.bare.trackers import Portable, Rows
 from corral.process.whereabouts import ELSEWHERE, HERE, REAPER, Elsewhere, locate
 
 _HELD_MARGIN = 5.0
@@ -82,7 +81,7 @@ class SweepResult(NamedTuple):
             "swept": [{**_describe(one.entry), "report": one.report.to_json()} for one in self.swept],
             "live": [_describe(entry) for entry in self.live],
             "held": [_describe(entry) for entry in self.held],
-            "rejected": [one._asdict() for one in self.rejected],
+            "rejected": [{**one._asdict(), "advice": one.advice} for one in self.rejected],
             "strays": [{"pid": one.pid, "start_time": one.start_time, "command": one.comm} for one in self.strays],
             "elsewhere": [{**_describe(one.entry), "reason": one.reason} for one in self.elsewhere],
             "blind": self.blind,
@@ -137,21 +136,27 @@ def sweep(state_dir: str | os.PathLike[str] | None = None, *, ladder: Ladder | N
 
 def _strays(table: ProcessTable) -> list[Process]:
     """What a rejected file may have stood for: the marked, of whatever job, that no reaper holds any more."""
-    rows = {row.pid: row for row in table.scan()}
+    began = table.clock()
+    rows = Rows(table, table.scan(), began)
     own = marks.limits(os.getpid())
 
-    def held(row: Process | None) -> bool:
-        while row is not None and row.comm != REAPER:
-            row = rows.get(row.ppid) if row.ppid > 1 else None
-        return row is not None
+    def held(row: Process) -> bool:
+        above: Process | None = row
+        seen: set[int] = set()
+        while above is not None and above.comm != REAPER and above.pid not in seen:
+            seen.add(above.pid)
+            above = rows.parent(above)
+        return above is not None and above.comm == REAPER
 
     return [
         row
-        for row in rows.values()
+        for row in rows.by_pid.values()
         if row.living
         and (limits := marks.limits(row.pid)) != own
         and any(marks.is_a_mark(limit) for limit in limits or ())
         and not held(row)
+        # The limits were read by pid: they are this row's only if the pid is still its own.
+        and rows.is_same(row)
     ]
 
 
@@ -163,10 +168,9 @@ def _claim(table: ProcessTable, entry: Entry) -> ledger.Claim | None:
         if not os.path.exists(entry.path) or time.monotonic() >= deadline:
             return None
         if not woken and find_living(table, entry.reaper):
-            # TERM: end it now, or try again now. It is this account's own process, checked by identity.
+            # TERM: end it now, or try again now. It is a process of this account's own.
             for number in (signal.SIGTERM, signal.SIGCONT):
-                with suppress(ProcessLookupError):
-                    os.kill(entry.reaper[0], number)
+                kill_if_same(entry.reaper[0], number, lambda: find_living(table, entry.reaper) is not None)
             woken = True
         time.sleep(0.02)
     return claim

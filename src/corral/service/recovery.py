@@ -55,7 +55,7 @@ async def recover(state_dir: Path, store: Store) -> SweepResult | None:
         for other in result.elsewhere:
             log.error("not swept", label=other.entry.label, account=other.entry.user, why=other.reason)
         for bad in result.rejected:
-            log.error("not swept: a record cannot be believed", file=bad.path, why=bad.reason)
+            log.error("not swept: a record cannot be believed", file=bad.path, why=bad.reason, advice=bad.advice)
     swept = {one.entry.id: one.report for one in result.swept} if result is not None else {}
     await take_in_reports(state_dir, store, swept)
     return result

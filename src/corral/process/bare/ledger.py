@@ -68,10 +68,21 @@ class Entry(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A file of the ledger that is no record, and why. Nothing is done on its word."""
+    """A file of the ledger that is not a record, and why. Nothing is done on its word."""
 
     path: str
     reason: str
+
+    @property
+    def advice(self) -> str:
+        """What to do with it: only a person can say that nothing of its job runs any more."""
+        from shlex import quote  # not with the reaper: it imports re
+
+        remove = "rm -r" if os.path.isdir(self.path) else "rm"
+        return (
+            "Its job may still run: look for its processes and end them, then remove the file "
+            f"(`{remove} -- {quote(self.path)}`); until then every sweep has status 1"
+        )
 
 
 def default_state_dir() -> str:

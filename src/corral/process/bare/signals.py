@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from corral.process.bare import sudo
 from corral.process.bare.report import SignalCount
@@ -80,6 +81,36 @@ def split_by_account(
     return direct, others
 
 
+def kill_if_same(pid: int, number: signal.Signals, is_same: Callable[[], bool]) -> bool:
+    """Send a signal to a process of which is_same() says that it still has this pid; whether it was sent.
+
+    On Linux the process is held by a pidfd while its identity is checked, so that the signal cannot reach another one
+    that was given the pid in between. Raises PermissionError, and what is_same raises.
+    """
+    descriptor = _open_pidfd(pid)
+    try:
+        if not is_same():
+            return False
+        if descriptor is not None and sys.platform == "linux":
+            signal.pidfd_send_signal(descriptor, number)
+        else:
+            os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return True
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """A pidfd; None where there is none to be had: an old kernel, a seccomp filter, no descriptor left."""
+    try:
+        return os.pidfd_open(pid) if sys.platform == "linux" else None
+    except OSError:
+        return None
+
+
 class Signaller:
     """Delivers signals for one ending and remembers what was sent and what was refused."""
 
@@ -137,7 +168,7 @@ class Signaller:
             order.reverse()
         direct, others = split_by_account(order, real, effective)
         for process in direct:
-            if self._is_still(process) and not self._send_directly(number, name, process):
+            if not self._send_directly(number, name, process):
                 # One that is hidden and may not be signalled is taken for the person's.
                 others.setdefault(self._person if process.uid == UNKNOWN else process.uid, []).append(process)
         for uid, theirs in others.items():
@@ -153,14 +184,14 @@ class Signaller:
         return not sudo.refused(self._caller.run(sudo.freeze_line(program, _for_sudo(uid))))
 
     def _send_directly(self, number: signal.Signals, name: str, process: Process) -> bool:
+        """False where it may not be signalled."""
         try:
-            os.kill(process.pid, number)
-        except ProcessLookupError:
-            return True
+            sent = kill_if_same(process.pid, number, lambda: self._is_still(process))
         except PermissionError:
             # Not a word about the account: macOS says it of zombies too. What counts is what is still there later.
             return False
-        self.count(name, [process])
+        if sent:
+            self.count(name, [process])
         return True
 
     def _send_through_sudo(self, uid: int, name: str, processes: Sequence[Process], with_groups: bool) -> None:
