@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from corral.config import Config, Person
-from corral.display import processes as view
 from corral.install import doctor
 from corral.install.attempt import attempt
 from corral.install.checks import rights
@@ -17,6 +16,7 @@ from corral.install.doctor import Check, commands_to_fix, run
 from corral.install.finding import Finding, error, ok
 from corral.install.programs import Program
 from corral.install.subjects import Subjects
+from corral.terminal.render import console
 from tests.harness.service import Service
 
 
@@ -64,7 +64,7 @@ class TestTheExamination:
         found = [error("orphans", name, name, "corral sweep")]
         assert commands_to_fix(found) == ["# orphans: pid 7: codex sudo rm -rf /2J", "corral sweep"]
         out = io.StringIO()
-        view.console(out).print(doctor.shown(found))
+        console(out).print(doctor.shown(found))
         assert len(out.getvalue().splitlines()) == 3
         assert not set("\x1b\x07\r\u202e\x9b") & set(out.getvalue())
 

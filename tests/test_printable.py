@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.backends.events import Text, ToolEnded, ToolOutput, ToolStarted
-from corral.display import processes as view
-from corral.display import wording
+from corral.display import processes, wording
+from corral.display.text import plain
 from corral.printable import as_shown, harmless
 from corral.process import Report
 from corral.service import logs
 from corral.terminal.printing import JsonPrinter
+from corral.terminal.render import console, rich_block
 from corral.terminal.transcript import Transcript
 from tests.harness.driving import Driver
 from tests.harness.waiting import wait_until
@@ -49,7 +50,7 @@ def test_as_json_controls_are_escapes_and_the_value_is_whole() -> None:
 def test_what_a_tool_printed_is_shown_as_a_terminal_would(printed: str, shown: str) -> None:
     assert as_shown(printed) == shown
     told = wording.last_output(ToolEnded("t", "command", "x", "failed", 3, printed))
-    assert [line.plain for line in told] == [f"  {line}" for line in shown.rstrip().splitlines()]
+    assert plain(told).splitlines() == [f"  {line}" for line in shown.rstrip().splitlines()]
 
 
 @given(
@@ -79,7 +80,7 @@ def test_the_command_of_a_survivor() -> None:
     told = {"verdict": "survivors", "proof": None, "seconds": 1.0, "signals": []}
     report = Report.from_json({**told, "survivors": [{**left, "command": "sleep \x1b]0;title\x07\x9b2J 9"}]})
     out = io.StringIO()
-    view.console(out).print(view.report(report))
+    console(out).print(rich_block(processes.report(report)))
     assert "pid 7 (games, D) sleep 2J 9: why" in out.getvalue()
     assert harmless(out.getvalue()) == out.getvalue()
 

@@ -14,9 +14,10 @@ from corral.cli.common import say
 def run(user: str, state_dir: Path | None, *, end: bool, as_json: bool) -> int:
     """Show the account's orphans, end them if that is wanted, and return the exit status."""
     from corral.backends.programs import is_agent
-    from corral.display import processes as view
+    from corral.display import processes
     from corral.process import JobError, end_orphans, find_orphans
     from corral.process.bare.host import host_table
+    from corral.terminal import render
 
     owned = _of_the_ledger(state_dir)
     try:
@@ -26,7 +27,7 @@ def run(user: str, state_dir: Path | None, *, end: bool, as_json: bool) -> int:
         return 1
     document = found.to_json(host_table())
     if not as_json:
-        view.console().print(view.orphans(found))
+        render.show(processes.orphans(found))
         if found.orphans and owned is not None and not end and sys.stdin.isatty() and sys.stdout.isatty():
             end = typer.confirm("End them?")
     report = end_orphans(found) if end and owned is not None and found.orphans else None
@@ -35,7 +36,7 @@ def run(user: str, state_dir: Path | None, *, end: bool, as_json: bool) -> int:
         document["clean"] = found.is_clean(report)
         typer.echo(json.dumps(document, indent=2))
     elif report is not None:
-        view.console().print(view.report(report))
+        render.show(processes.report(report))
     return 0 if found.is_clean(report) else 1
 
 

@@ -118,9 +118,10 @@ def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = 
     if as_json:
         typer.echo(json.dumps({"jobs": [job.to_json(host_table()) for job in jobs]}, indent=2))
     else:
-        from corral.display import processes as view
+        from corral.display import processes
+        from corral.terminal import render
 
-        view.console().print(view.jobs(jobs))
+        render.show(processes.jobs(jobs))
     raise typer.Exit(1 if any(job.reason for job in jobs) else 0)
 
 
@@ -182,7 +183,8 @@ def sweep(
     if as_json:
         typer.echo(json.dumps({**result.to_json(), "clean": clean}, indent=2))
     elif any(result) or not failed:  # "nothing to sweep" is not known of a ledger that cannot be used
-        from corral.display import processes as view
+        from corral.display import processes
+        from corral.terminal import render
 
-        view.console().print(view.swept(result))
+        render.show(processes.swept(result))
     raise typer.Exit(0 if clean else 1)

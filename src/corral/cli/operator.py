@@ -60,8 +60,8 @@ def doctor(
     """Try everything."""
     import json
 
-    from corral.display import processes as view
     from corral.install import doctor as examination
+    from corral.terminal.render import console
 
     findings = examination.examine(config)
     if as_json:
@@ -73,7 +73,7 @@ def doctor(
         if not commands:
             say("no command is needed, or none is known: `corral doctor` shows what was found")
     else:
-        view.console().print(examination.shown(findings))
+        console().print(examination.shown(findings))
     raise typer.Exit(1 if any(finding.status == "error" for finding in findings) else 0)
 
 

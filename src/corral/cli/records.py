@@ -145,9 +145,9 @@ def _asked(ask: Callable[[], T]) -> T:
 def _print(blocks: list[RenderableType], nothing: str) -> None:
     from rich.console import Group
 
-    from corral.display import processes as view
+    from corral.terminal.render import console
 
-    view.console().print(Group(*blocks) if blocks else nothing)
+    console().print(Group(*blocks) if blocks else nothing)
 
 
 def _history_json(one: History) -> dict[str, Any]:

@@ -70,6 +70,16 @@ def end(
     as_json: AsJson = False,
 ) -> None:
     """End a person's backends."""
+    from corral.display import processes
     from corral.remote import operating
+    from corral.terminal import render
 
-    raise typer.Exit(asyncio.run(operating.end(person, config, as_json=as_json, say=say, out=typer.echo)))
+    ending = operating.end(
+        person,
+        config,
+        as_json=as_json,
+        say=say,
+        out=typer.echo,
+        show=lambda report: render.show(processes.report(report)),
+    )
+    raise typer.Exit(asyncio.run(ending))

@@ -95,11 +95,11 @@ def init(
 
 
 def _asked(answers: Answers) -> Answers:
-    from corral.display import processes as view
     from corral.install.asking import ask
+    from corral.terminal.render import console
 
     try:
-        return ask(answers, view.console())
+        return ask(answers, console())
     except (EOFError, KeyboardInterrupt):
         say("nothing was written")
         raise typer.Exit(1) from None

@@ -17,12 +17,13 @@ from corral.backends.events import BackendEnded, Notice, TurnEnded
 from corral.demo.place import DemoFailed, Place
 from corral.demo.server import Server
 from corral.demo.supervised import SupervisedCodex
-from corral.display import processes as view
+from corral.display import processes
 from corral.offline import OfflineModel, Run, Say, Script, Turn
 from corral.process import Report, live_jobs
 from corral.service.front import Shown
 from corral.terminal.connectors import InProcess
 from corral.terminal.printing import TextPrinter
+from corral.terminal.render import rich_block
 
 MESSAGE = "Start a small web server and leave it running."
 TURN_TIMEOUT = 60.0  # seconds for a turn that is over in two
@@ -144,7 +145,7 @@ async def stop_on_request(stage: Stage) -> None:
                 raise DemoFailed(f"the turn ended {front.turn.status}: {front.turn.reason}")
             await stage.show_alive(server)
             for job in live_jobs(place.state_dir):
-                stage.printer.say(view.tree(job.tree))
+                stage.printer.say(rich_block(processes.tree(job.tree)))
             stage.typed("/stop")
             seat.command("/stop")
             await front.until(lambda: front.report, "/stop ended nothing")
@@ -163,7 +164,7 @@ async def kill_the_supervisor(stage: Stage) -> None:
             await codex.converse(place, MESSAGE, stage.printer)
             await stage.show_alive(server)
             for job in live_jobs(place.state_dir):
-                stage.printer.say(view.tree(job.tree))
+                stage.printer.say(rich_block(processes.tree(job.tree)))
             stage.typed(f"kill -KILL {codex.process.pid}    # corral run, the supervisor")
             await codex.kill()
             report = await _report(report_file)

@@ -20,8 +20,8 @@ from corral.backends.errors import BackendError
 from corral.demo import offline
 from corral.demo.acts import Stage, kill_the_supervisor, stop_on_request
 from corral.demo.place import DemoFailed, Place, prepared
-from corral.display import processes as view
 from corral.process import JobError
+from corral.terminal import render
 from corral.terminal.connectors import InProcess
 from corral.terminal.printing import TextPrinter
 
@@ -70,7 +70,7 @@ class _Teller:
 
 def main() -> int:
     """Play the demo; 0 if everything was proven, 1 if not, 128+N after signal N."""
-    console = view.console(cast("IO[str]", _Stdout()))
+    console = render.console(cast("IO[str]", _Stdout()))
     teller = _Teller(console)
     try:
         with _signals(), prepared(teller.tell) as place:

@@ -1,16 +1,13 @@
-"""How trees, reports and sweeps look on a terminal."""
+"""Trees, reports and sweeps in words."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
-from rich.console import Console, Group, RenderableType
-from rich.text import Text
-
+from corral.display.text import Block, Line, Meaning, line
 from corral.printable import harmless, in_one_line
 from corral.process import Found, LiveJob, Process, Report, SweepResult
 from corral.process.bare.host import host_table
@@ -20,32 +17,27 @@ from corral.spans import size, span
 
 COMMAND_WIDTH = 100  # characters of a command in a tree
 
-_VERDICTS = {
-    "proven_empty": ("bold green", "nothing is left, by the kernel's own word (no_children)"),
-    "empty_by_scan": ("bold yellow", "nothing was found left in the process table"),
-    "survivors": ("bold red", "something is left"),
+_VERDICTS: Mapping[str, tuple[Meaning, str]] = {
+    "proven_empty": ("proven", "nothing is left, by the kernel's own word (no_children)"),
+    "empty_by_scan": ("unsure", "nothing was found left in the process table"),
+    "survivors": ("lost", "something is left"),
 }
 
 
-def console(file: IO[str] | None = None) -> Console:
-    """Standard output, or `file`; plain, and as wide as a line needs, where it is not a terminal."""
-    return Console(file=file, highlight=False, soft_wrap=True)
-
-
-def jobs(found: Sequence[LiveJob]) -> RenderableType:
+def jobs(found: Sequence[LiveJob]) -> Block:
     """The live jobs, a tree each."""
     if not found:
-        return Text("no live jobs")
-    blocks: list[RenderableType] = []
+        return (line("no live jobs"),)
+    lines: list[Line] = []
     for job in found:
         age = span(time.time() - job.entry.started)
         reaper = f"reaper {job.reaper.pid}" if job.reaper else job.reason or _without_reaper(job)
-        head = Text.assemble(
-            (in_one_line(job.entry.label or job.entry.command), "bold"),
+        head = line(
+            (in_one_line(job.entry.label or job.entry.command), "strong"),
             f"  {job.entry.id}  {job.state}, {age}, {in_one_line(reaper)}",
         )
-        blocks.append(Group(head, tree(job.tree)))
-    return Group(*blocks)
+        lines += [head, *tree(job.tree)]
+    return tuple(lines)
 
 
 def _without_reaper(job: LiveJob) -> str:
@@ -53,7 +45,7 @@ def _without_reaper(job: LiveJob) -> str:
     return "no reaper: run `corral sweep`" if job.state == "orphaned" else "no reaper: its supervisor ends it"
 
 
-def tree(processes: Sequence[Process], table: ProcessTable | None = None) -> RenderableType:
+def tree(processes: Sequence[Process], table: ProcessTable | None = None) -> Block:
     """A tree, a process a line: account, pid, age, memory, command. Parents come before their children."""
     table = table or host_table()
     uptime = _uptime()
@@ -62,75 +54,77 @@ def tree(processes: Sequence[Process], table: ProcessTable | None = None) -> Ren
         age = span(uptime - process.start_time / os.sysconf("SC_CLK_TCK")) if uptime and process.readable else "?"
         command = table.command(process.pid) or f"[{process.comm}]"
         lines.append(
-            Text.assemble(
-                (f"{account_name(process.uid):<10}", "cyan"),
+            line(
+                (f"{account_name(process.uid):<10}", "account"),
                 f"{process.pid:>7} {age:>6} {size(process.rss):>7}  ",
-                (prefix, "dim"),
+                (prefix, "faint"),
                 in_one_line(command, COMMAND_WIDTH),
             )
         )
-    return Group(*lines)
+    return tuple(lines)
 
 
-def report(one: Report) -> RenderableType:
+def report(one: Report) -> Block:
     """The verdict with what it rests on, what was sent, and who survived."""
-    style, meaning = _VERDICTS.get(one.verdict, ("bold", ""))
+    meaning, words = _VERDICTS.get(one.verdict, ("strong", ""))
     sent = ", ".join(f"{count.signal} to {count.processes} of {count.account}" for count in one.signals)
     lines = [
-        Text.assemble((one.verdict, style), f": {meaning}"),
-        Text(f"  {one.seconds:.3f} s by the {one.ended_by}; {sent or 'no signal was needed'}"),
+        line((one.verdict, meaning), f": {words}"),
+        line(f"  {one.seconds:.3f} s by the {one.ended_by}; {sent or 'no signal was needed'}"),
     ]
     lines += [
-        Text(harmless(f"  pid {left.pid} ({left.user}, {left.state}) {left.command}: {left.reason}"))
+        line(harmless(f"  pid {left.pid} ({left.user}, {left.state}) {left.command}: {left.reason}"))
         for left in one.survivors
     ]
-    lines += [Text(harmless(f"  note: {note}"), style="dim") for note in one.notes]
-    return Group(*lines)
+    lines += [line((harmless(f"  note: {note}"), "faint")) for note in one.notes]
+    return tuple(lines)
 
 
-def swept(result: SweepResult) -> RenderableType:
+def swept(result: SweepResult) -> Block:
     """What a sweep did."""
-    blocks: list[RenderableType] = []
+    lines: list[Line] = []
     for one in result.swept:
-        blocks += [Text(_entry(one.entry), style="bold"), report(one.report)]
-    for entry in result.held:
-        blocks.append(Text(f"{_entry(entry)}: its reaper still holds what would not end", style="red"))
-    blocks += [Text(harmless(f"{_entry(one.entry)}: {one.reason}"), style="red") for one in result.elsewhere]
-    blocks += [Text(harmless(f"{bad.path}: {bad.reason}. {bad.advice}"), style="red") for bad in result.rejected]
-    blocks += [
-        Text(
+        lines += [line((_entry(one.entry), "strong")), *report(one.report)]
+    lines += [_bad(f"{_entry(entry)}: its reaper still holds what would not end") for entry in result.held]
+    lines += [_bad(f"{_entry(one.entry)}: {one.reason}") for one in result.elsewhere]
+    lines += [_bad(f"{bad.path}: {bad.reason}. {bad.advice}") for bad in result.rejected]
+    lines += [
+        _bad(
             f"pid {stray.pid} ({in_one_line(stray.comm)}) was started by a job that no record vouches for:"
-            " look, and end it",
-            "red",
+            " look, and end it"
         )
         for stray in result.strays
     ]
     if result.blind:
-        blocks.append(Text("of what those files stood for, processes may be hidden from this account (hidepid)", "red"))
+        lines.append(_bad("of what those files stood for, processes may be hidden from this account (hidepid)"))
     if not (result.swept or result.held or result.elsewhere or result.rejected):
-        blocks.append(Text("nothing to sweep"))
+        lines.append(line("nothing to sweep"))
     if result.live:
-        blocks.append(Text(f"{len(result.live)} live jobs left alone", style="dim"))
-    return Group(*blocks)
+        lines.append(line((f"{len(result.live)} live jobs left alone", "faint")))
+    return tuple(lines)
 
 
-def orphans(found: Found) -> RenderableType:
+def orphans(found: Found) -> Block:
     """The agents of an account that nobody owns, a tree each, and those that were left alone, with the reason."""
     table = host_table()
-    blocks: list[RenderableType] = []
+    lines: list[Line] = []
     for one in found.orphans:
-        blocks += [Text(f"nobody owns pid {one.root.pid}:", style="bold"), tree(one.tree)]
+        lines += [line((f"nobody owns pid {one.root.pid}:", "strong")), *tree(one.tree)]
     for left in found.left_alone:
         command = in_one_line(table.command(left.process.pid) or left.process.comm, 60)
-        blocks.append(Text(f"left alone: pid {left.process.pid} {command}: {left.reason}", style="dim"))
+        lines.append(line((f"left alone: pid {left.process.pid} {command}: {left.reason}", "faint")))
     if found.blind:
-        blocks.append(Text(f"processes of {found.user} may be hidden from this account (hidepid): look as root", "red"))
+        lines.append(_bad(f"processes of {found.user} may be hidden from this account (hidepid): look as root"))
     elif undecided := len(found.undecided):
         agents = "1 agent" if undecided == 1 else f"{undecided} agents"
-        blocks.append(Text(f"{agents} of {found.user} may or may not have an owner: see above", "red"))
+        lines.append(_bad(f"{agents} of {found.user} may or may not have an owner: see above"))
     elif not found.orphans:
-        blocks.append(Text(f"{found.user} has no agent that nobody owns"))
-    return Group(*blocks)
+        lines.append(line(f"{found.user} has no agent that nobody owns"))
+    return tuple(lines)
+
+
+def _bad(text: str) -> Line:
+    return line((harmless(text), "bad"))
 
 
 def _branches(processes: Sequence[Process]) -> Iterable[tuple[str, Process]]:

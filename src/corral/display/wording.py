@@ -6,11 +6,8 @@ import re
 import shlex
 from contextlib import suppress
 
-from rich.cells import cell_len, chop_cells
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from corral.backends.events import ApprovalRequested, BackendStarted, Question, ToolEnded, TurnEnded
+from corral.display.text import Block, Line, line
 from corral.printable import TITLE_WIDTH, as_shown, harmless, in_one_line
 from corral.service.front import Missed
 
@@ -30,16 +27,10 @@ def tool(title: str, most: int = TITLE_WIDTH) -> str:
     return in_one_line(title, most)
 
 
-def missed(event: Missed) -> Text:
-    """What a terminal was not shown because it did not keep up."""
-    return Text(f"… {event.characters:,} characters are left out here: they came faster than they were read", "yellow")
-
-
-def in_columns(text: str, most: int) -> str:
-    """As much of a line as so many columns hold."""
-    if cell_len(text) <= most:
-        return text
-    return chop_cells(text, most - 1)[0] + "…" if most > 1 else ""
+def missed(event: Missed) -> Line:
+    """What a front end was not shown because it did not keep up."""
+    words = f"… {event.characters:,} characters are left out here: they came faster than they were read"
+    return line((words, "caution"))
 
 
 def took(seconds: float) -> str:
@@ -51,39 +42,38 @@ def took(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def started(event: BackendStarted) -> RenderableType:
+def started(event: BackendStarted) -> Line:
     """Which agent it is, and whose."""
     parts = [event.engine, event.model, f"as {event.user}", f"pid {event.pid}"]
     if event.conversation:
         parts.append(f"conversation {event.conversation}")
     more = ", resumed" if event.resumed else ""
-    return Text(" · ".join(harmless(part) for part in parts if part) + more, "dim")
+    return line((" · ".join(harmless(part) for part in parts if part) + more, "faint"))
 
 
-def turn_end(event: TurnEnded) -> RenderableType | None:
+def turn_end(event: TurnEnded) -> Line | None:
     """How a turn ended; nothing to say of one that was completed."""
     if event.status == "completed":
         return None
-    style = "yellow" if event.status == "interrupted" else "red"
-    return Text(harmless(f"the turn was {_ENDINGS[event.status]}: {event.reason}"), style)
+    words = harmless(f"the turn was {_ENDINGS[event.status]}: {event.reason}")
+    return line((words, "caution" if event.status == "interrupted" else "bad"))
 
 
-def last_output(event: ToolEnded) -> list[Text]:
+def last_output(event: ToolEnded) -> Block:
     """The last lines of what a tool printed."""
-    lines = [line[:LINE_WIDTH] for line in as_shown(event.output).rstrip().splitlines()]
+    lines = [one[:LINE_WIDTH] for one in as_shown(event.output).rstrip().splitlines()]
     if len(lines) > OUTPUT_LINES:
         lines = ["…", *lines[-OUTPUT_LINES:]]
-    return [Text(f"  {line}", "dim") for line in lines]
+    return tuple(line((f"  {one}", "faint")) for one in lines)
 
 
-def request(event: ApprovalRequested, *, keys: str) -> RenderableType:
+def request(event: ApprovalRequested, *, keys: str) -> Block:
     """What is asked, and how it can be answered."""
     reason = f" ({event.reason})" if event.reason else ""
     what = harmless(f"{event.what}{reason}")
     if event.questions:
-        lines = [Text(f"  {question(one)}") for one in event.questions]
-        return Group(Text.assemble(("the agent asks: ", "bold yellow"), what), *lines)
-    return Text.assemble(("permission requested: ", "bold yellow"), what, (f"  [{keys}]", "bold"))
+        return (line(("the agent asks: ", "question"), what), *(line(f"  {question(one)}") for one in event.questions))
+    return (line(("permission requested: ", "question"), what, (f"  [{keys}]", "strong")),)
 
 
 def question(one: Question) -> str:

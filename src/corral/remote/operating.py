@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from corral.config import ConfigError
-from corral.display import processes as view
 from corral.process import Report
 from corral.remote.addresses import sockets
 from corral.remote.client import NoServiceError, RefusedError, end_person
@@ -16,9 +15,15 @@ FAILED = 1
 
 
 async def end(
-    person: str, config: Path | None, *, as_json: bool, say: Callable[[str], None], out: Callable[[str], None]
+    person: str,
+    config: Path | None,
+    *,
+    as_json: bool,
+    say: Callable[[str], None],
+    out: Callable[[str], None],
+    show: Callable[[Report], None],
 ) -> int:
-    """End all backends of a person; 0 when nothing is left of them."""
+    """End all backends of a person; 0 when nothing is left of them. `show`: shows a report, unless `as_json`."""
     try:
         places = sockets(config)
     except ConfigError as error:
@@ -37,7 +42,7 @@ async def end(
         elif not reports:
             out(f"nothing of {person} runs")
         for report in reports if not as_json else ():
-            view.console().print(view.report(report))
+            show(report)
         return 0 if all(report.empty for report in reports) else FAILED
     if not places:
         say("no service runs here: nothing listens at its socket. `corral sweep` ends what a dead one left")

@@ -11,9 +11,10 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.formatted_text.utils import fragment_list_width
 
 from corral.backends.events import Limit, Reasoning, Text, ToolEnded, ToolStarted, TurnEnded, TurnStarted
-from corral.display.wording import in_columns, took
+from corral.display.wording import took
 from corral.display.wording import tool as tool_title
 from corral.service.front import Shown
+from corral.terminal.render import in_columns
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAME = 0.1  # seconds

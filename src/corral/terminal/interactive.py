@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from corral.backends.events import ApprovalRequested, Notice, TurnEnded
-from corral.display.wording import in_columns
 from corral.display.wording import question as worded
 from corral.service.front import CommandHelp, Reply, Seat, Shown
 from corral.tasks import Tasks
@@ -20,6 +19,7 @@ from corral.terminal.activity import FRAME, LEAVING, STOPPING, WAITING, Activity
 from corral.terminal.approving import Approver
 from corral.terminal.history import history_file, history_of
 from corral.terminal.plain import QUIT
+from corral.terminal.render import in_columns
 from corral.terminal.screen import Screen
 from corral.terminal.session import FAILED
 from corral.terminal.transcript import Transcript

@@ -19,11 +19,11 @@ from corral.backends.events import (
     ToolStarted,
     TurnEnded,
 )
-from corral.display import processes as view
-from corral.display import wording
+from corral.display import processes, wording
 from corral.printable import harmless, harmless_json, in_one_line
 from corral.service.front import Missed, Reply, Shown, to_json
 from corral.terminal.approving import MEANINGS, WORDS
+from corral.terminal.render import rich_block, rich_line
 
 PROMPT = "> "
 
@@ -76,7 +76,7 @@ class TextPrinter:
     def show(self, event: Shown) -> None:
         match event:
             case BackendStarted():
-                self._line(wording.started(event))
+                self._line(rich_line(wording.started(event)))
             case Text() | Reasoning():
                 self._text(event)
             case ToolStarted():
@@ -85,15 +85,15 @@ class TextPrinter:
                 self._line(self._tool_end(event))
             case ApprovalRequested():
                 keys = [f"{key}: {text}" for key, text in MEANINGS.items() if WORDS[key] in event.decisions]
-                self._line(wording.request(event, keys="  ".join(keys)))
+                self._line(rich_block(wording.request(event, keys="  ".join(keys))))
             case TurnEnded():
                 self._turn_end(event)
             case BackendEnded():
-                self._line(view.report(event.report))
+                self._line(rich_block(processes.report(event.report)))
             case Notice():
                 self._line(Styled(harmless(event.message), "yellow"))
             case Missed():
-                self._line(wording.missed(event))
+                self._line(rich_line(wording.missed(event)))
             case Reply():
                 self._line(Styled(harmless(event.message)))
 
@@ -137,10 +137,10 @@ class TextPrinter:
             ("✓ " if good else "✗ ", "green" if good else "red"),
             (f"{event.status}{status}{'' if event.status == 'declined' else duration}", "dim"),
         )
-        return Group(head, *wording.last_output(event))
+        return Group(head, rich_block(wording.last_output(event)))
 
     def _turn_end(self, event: TurnEnded) -> None:
         self._message = ""
         self.fresh_line()
         if (end := wording.turn_end(event)) is not None:
-            self._line(end)
+            self._line(rich_line(end))

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 from corral.backends.errors import EngineNotFoundError
-from corral.display import processes as view
 from corral.printable import harmless
 from corral.remote.client import NoServiceError, RefusedError
 from corral.terminal.connectors import Connector, ConnectorError
 from corral.terminal.output import Output
 from corral.terminal.plain import Plain
 from corral.terminal.printing import JsonPrinter, TextPrinter
+from corral.terminal.render import console
 from corral.terminal.session import FAILED, Session, Signals, View
 
 DUMB = ("", "dumb", "unknown")
@@ -59,7 +59,7 @@ def _view(session: Session, output: Output, *, asks: bool, as_json: bool, state_
     if as_json:
         return Plain(session, output, JsonPrinter(output.file), asks=False)
     if not asks or os.environ.get("TERM", "") in DUMB:
-        return Plain(session, output, TextPrinter(view.console(output.file), prompts=asks), asks=asks)
+        return Plain(session, output, TextPrinter(console(output.file), prompts=asks), asks=asks)
     from corral.terminal.interactive import Interactive  # prompt_toolkit takes its time
 
     return Interactive(session, output, state_dir)

@@ -21,12 +21,12 @@ from corral.backends.events import (
     ToolStarted,
     TurnEnded,
 )
-from corral.display import processes as view
-from corral.display import wording
+from corral.display import processes, wording
 from corral.printable import as_shown, harmless, in_one_line
 from corral.service.front import Missed, Reply, Shown
 from corral.terminal.blocks import Block, Blocks
 from corral.terminal.markdown import TAB, rendered
+from corral.terminal.render import in_columns, rich_block, rich_line
 
 if TYPE_CHECKING:
     from corral.backends.events import ApprovalRequested
@@ -82,7 +82,7 @@ class Transcript:
     def request(self, event: ApprovalRequested, keys: str) -> None:
         """What is asked."""
         self._finish()
-        self._print("asked", wording.request(event, keys=keys), close=False)
+        self._print("asked", rich_block(wording.request(event, keys=keys)), close=False)
 
     def live(self, width: int, height: int) -> Fragments:
         """The end of what is not finished: so many lines at the most, each shorter than `width`."""
@@ -98,7 +98,7 @@ class Transcript:
         for line in text.expandtabs(TAB).split("\n") if text.strip() else ():
             lines += chop_cells(line, width - 1) or [""]
         if height == 1:
-            lines = [wording.in_columns(text, width - 1)] if text.strip() else []
+            lines = [in_columns(text, width - 1)] if text.strip() else []
         return [(style, "\n".join(lines[-height:]))] if lines else []
 
     def _show_whole(self, event: Shown) -> None:
@@ -107,14 +107,14 @@ class Transcript:
                 style = "green" if event.decision in ("accept", "accept_for_session") else "yellow"
                 self._print("asked", Styled(_DECIDED.get(event.decision, str(event.decision)), style))
             case BackendStarted():
-                self._print("backend", wording.started(event))
+                self._print("backend", rich_line(wording.started(event)))
             case BackendEnded():
-                self._print("backend", view.report(event.report))
+                self._print("backend", rich_block(processes.report(event.report)))
             case Notice():
                 self._print("notice", Styled(harmless(event.message), "yellow"))
             case Missed():
                 self._finish()
-                self._print("notice", wording.missed(event))
+                self._print("notice", rich_line(wording.missed(event)))
             case Reply():
                 self._print("reply", Styled(harmless(event.message)))
             case _:
@@ -124,7 +124,7 @@ class Transcript:
         self._finish()
         self._output = ""
         if (end := wording.turn_end(event)) is not None:
-            self._print("notice", end)
+            self._print("notice", rich_line(end))
 
     def _text(self, event: Text) -> None:
         if event.message_id != self._message:
@@ -162,7 +162,7 @@ class Transcript:
         if event.status != "declined":
             parts.append(wording.took(event.seconds))
         head = Styled.assemble(("✗ ", "red"), title, ("".join(f" · {part}" for part in parts), "dim"))
-        return Group(head, *wording.last_output(event))
+        return Group(head, rich_block(wording.last_output(event)))
 
     def _print(self, kind: str, block: RenderableType, *, close: bool | None = None) -> None:
         """Print with a blank line before it, unless it belongs to what is above it."""
