@@ -38,9 +38,18 @@ def jobs(service: Service) -> list[dict[str, Any]]:
 def running(driver: Driver, planted: Plant, account: Route, **more: Any) -> list[truth.Seen]:
     """Start a job of three levels. Return what the judge sees of it, without its reaper."""
     plan = planted(TREES["depth_3"])
-    driver.start_job(list(plan.argv), account.user, **more)
+    job = driver.start_job(list(plan.argv), account.user, **more)
     plan.wait_ready(driver.service.judge.alive)
-    return driver.service.judge.alive(but=[driver.pid, driver.job["reaper_pid"]])
+
+    def settled() -> list[truth.Seen]:
+        # Once the command runs the reaper calls sudo, to learn whether it may signal the account: it sleeps only during
+        # the call and after it, and the call's sudo is its child.
+        reaper = truth.look(job["reaper_pid"])
+        seen = driver.service.judge.alive(but=[driver.pid, job["reaper_pid"]])
+        children = [one.pid for one in seen if one.parent == job["reaper_pid"]]
+        return seen if reaper is not None and reaper.state == "S" and children == [job["pid"]] else []
+
+    return wait_until(settled, 20, "the reaper has only the command below it")
 
 
 def account_name(seen: truth.Seen) -> str:
