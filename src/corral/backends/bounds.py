@@ -23,6 +23,7 @@ from corral.printable import shortened
 
 NOTICE_LENGTH = 4096  # characters of a notice, and of the reason of a turn's end
 FIELD_LENGTH = 256 * 1024  # characters of any other text; a person reads all that they allow up to this
+OUTPUT_TAIL = 4000  # characters of the end of a tool's output that its ToolEnded carries
 ID_LENGTH = 1024  # characters; an event with a longer id is dropped
 MOST_QUESTIONS = 100
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from corral.backends.errors import RefusedError
 
 if TYPE_CHECKING:
     import asyncio
@@ -52,6 +54,12 @@ class EngineKind(Protocol):
 
     def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
         """Take the pipes of a process."""
+
+
+def check_effort(engine: str, effort: str, known: Collection[str]) -> None:
+    """Refuse an effort that the engine does not list, if it lists any. Raises RefusedError."""
+    if known and effort not in known:
+        raise RefusedError(f"{engine} knows no effort {effort!r}: it knows {', '.join(sorted(known))}")
 
 
 class Engine(Protocol):

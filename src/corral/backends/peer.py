@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Coroutine, Hashable
-from typing import Any
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, TypeVar
 
 import msgspec
 
-from corral.backends.errors import ConnectionEndedError
+from corral.backends.errors import BackendError, ConnectionEndedError
+from corral.backends.jsonl import TooLong, read_lines
 from corral.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 TOLD_SKIPS = 10
 REQUEST_TIMEOUT = 30.0  # seconds for a reply, retries included
+OPENING_TIMEOUT = 120.0  # seconds for a reply before the first turn; `EngineProcess.open` waits for less
 WRITE_TIMEOUT = 10.0  # seconds that the engine may leave its input unread
 
 
@@ -33,6 +37,36 @@ class Skipped:
             log.warning(f"skipped {what}", *args)  # noqa: G004 - `what` is a format of ours
         elif self._count & (self._count - 1) == 0:
             log.warning("skipped %d messages so far", self._count)
+
+
+async def read_messages(
+    reader: asyncio.StreamReader, take: Callable[[bytes], None], on_lost: Callable[[str], None]
+) -> None:
+    """Read lines until the end of the engine's output, and hand each to `take`, which must not wait.
+
+    A line that `take` does not understand (ValueError) is skipped; `on_lost` hears of one that is too long, and of one
+    that could not be handled.
+    """
+    skipped = Skipped()
+    async for line in read_lines(reader, decodable=True):
+        if isinstance(line, TooLong):
+            on_lost(f"a line of {line:,} bytes, more than is read")
+            continue
+        try:
+            take(line)
+        except (ValueError, OverflowError, RecursionError) as error:
+            skipped.note("a line of %d bytes that is not as expected: %s", len(line), error)
+        except Exception as error:  # whatever one line brings about, the engine is read on
+            log.exception("a line of the engine could not be handled")
+            on_lost(f"a line that could not be handled: {error!r:.200}")
+
+
+def decode_reply(engine: str, reply: msgspec.Raw, kind: type[T]) -> T:
+    """The reply as what it should be. Raises BackendError."""
+    try:
+        return msgspec.json.decode(reply, type=kind)
+    except msgspec.DecodeError as error:
+        raise BackendError(f"{engine} answered in words not known here: {error}") from error
 
 
 class Peer:

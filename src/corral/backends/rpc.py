@@ -12,8 +12,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from corral.backends.errors import ConnectionEndedError, RequestError
-from corral.backends.jsonl import TooLong, read_lines
-from corral.backends.peer import REQUEST_TIMEOUT, Peer, Skipped
+from corral.backends.peer import REQUEST_TIMEOUT, Peer, read_messages
 from corral.backends.unicode import Altered
 
 log = logging.getLogger(__name__)
@@ -76,26 +75,12 @@ class RpcConnection:
         self._handler = handler
         self._sleep = sleep
         self._ids = itertools.count(1)
-        self._skipped = Skipped()
+        self._decoder = msgspec.json.Decoder(Message)
 
     async def run(self) -> None:
         """Read and dispatch until the end of the engine's output; then every open request fails."""
-        decoder = msgspec.json.Decoder(Message)
         try:
-            async for line in read_lines(self._reader, decodable=True):
-                if isinstance(line, TooLong):
-                    self._handler.on_lost(f"a message of {line:,} bytes, more than is read")
-                    continue
-                try:
-                    message = decoder.decode(line)
-                except (ValueError, OverflowError, RecursionError) as error:
-                    self._skipped.note("a line of %d bytes that is not a message: %s", len(line), error)
-                    continue
-                try:
-                    self._dispatch(message, line)
-                except Exception as error:  # whatever one message brings about, the engine is read on
-                    log.exception("a message of the engine could not be handled")
-                    self._handler.on_lost(f"a message that could not be handled: {error!r:.200}")
+            await read_messages(self._reader, self._dispatch, self._handler.on_lost)
         finally:
             self.peer.close()
 
@@ -121,7 +106,8 @@ class RpcConnection:
         """Send a notification without parameters."""
         await self.peer.send({"method": method})
 
-    def _dispatch(self, message: Message, line: bytes) -> None:
+    def _dispatch(self, line: bytes) -> None:
+        message = self._decoder.decode(line)
         if message.method is not None and message.id is not None:
             # Of one that was cut nobody can tell what it asks for.
             params = None if isinstance(line, Altered) and line.cut else message.params

@@ -12,8 +12,7 @@ import msgspec
 
 from corral.backends.claude import wire
 from corral.backends.errors import ConnectionEndedError, RefusedError
-from corral.backends.jsonl import TooLong, read_lines
-from corral.backends.peer import REQUEST_TIMEOUT, Peer, Skipped
+from corral.backends.peer import REQUEST_TIMEOUT, Peer, read_messages
 from corral.backends.unicode import Altered
 
 log = logging.getLogger(__name__)
@@ -39,23 +38,12 @@ class ControlConnection:
         self.peer = Peer(writer)
         self._reader = reader
         self._handler = handler
-        self._skipped = Skipped()
+        self._heads = msgspec.json.Decoder(wire.Head)
 
     async def run(self) -> None:
         """Read and dispatch until the end of claude's output; then every open request fails."""
-        heads = msgspec.json.Decoder(wire.Head)
         try:
-            async for line in read_lines(self._reader, decodable=True):
-                if isinstance(line, TooLong):
-                    self._handler.on_lost(f"a line of {line:,} bytes, more than is read")
-                    continue
-                try:
-                    self._dispatch(heads.decode(line), line)
-                except (ValueError, OverflowError, RecursionError) as error:
-                    self._skipped.note("a line of %d bytes that is not as expected: %s", len(line), error)
-                except Exception as error:  # whatever one line brings about, claude is read on
-                    log.exception("a line of claude could not be handled")
-                    self._handler.on_lost(f"a line that could not be handled: {error!r:.200}")
+            await read_messages(self._reader, self._dispatch, self._handler.on_lost)
         finally:
             self.peer.close()
 
@@ -74,7 +62,8 @@ class ControlConnection:
         message = {"role": "user", "content": content}
         await self.peer.send({"type": "user", "uuid": message_id, "message": message})
 
-    def _dispatch(self, head: wire.Head, line: bytes) -> None:
+    def _dispatch(self, line: bytes) -> None:
+        head = self._heads.decode(line)
         match head.type:
             case "control_response":
                 reply = msgspec.json.decode(line, type=wire.ReplyLine).response

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from corral.backends.claude import permissions, wire
 from corral.backends.claude.control import ControlConnection
 from corral.backends.claude.turn_reader import TELLS_OF_MESSAGES, TurnReader
-from corral.backends.engine import Opened
+from corral.backends.engine import Opened, check_effort
 from corral.backends.errors import BackendError, RefusedError
 from corral.backends.numbers import moment
+from corral.backends.peer import OPENING_TIMEOUT, decode_reply
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-OPEN_TIMEOUT = 120.0  # seconds; whoever starts the engine waits for less
 TELL_FROM = ("allowed_warning", "rejected")  # the states of a rate limit that matter
 NOTE_LENGTH = 500  # characters of what claude said in a turn that nobody asked for
 
@@ -56,8 +54,8 @@ class ClaudeEngine:
 
     async def open(self, opening: Opening) -> Opened:
         try:
-            self._known = _decode(
-                await self._connection.request("initialize", OPEN_TIMEOUT, hooks=None), wire.Initialized
+            self._known = decode_reply(
+                "claude", await self._connection.request("initialize", OPENING_TIMEOUT, hooks=None), wire.Initialized
             )
         except RefusedError as error:
             raise BackendError(f"claude did not start: {error}") from error
@@ -65,9 +63,8 @@ class ClaudeEngine:
         return Opened(opening.conversation or "", self._model)
 
     async def begin(self, turn: Turn, message: Message, choices: Choices) -> None:
-        known = {level for one in self._known.models for level in one.efforts}
-        if choices.effort is not None and known and choices.effort not in known:
-            raise RefusedError(f"claude knows no effort {choices.effort!r}: it knows {', '.join(sorted(known))}")
+        if choices.effort is not None:
+            check_effort("claude", choices.effort, {level for one in self._known.models for level in one.efforts})
         if choices.model is not None:
             await self._choose("model", choices.model, "set_model", model=choices.model)
         if choices.effort is not None:
@@ -181,10 +178,3 @@ def _as_content(message: Message) -> str | list[dict[str, Any]]:
         for image in message.images
     ]
     return [*images, {"type": "text", "text": message.text}]
-
-
-def _decode(result: msgspec.Raw, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(result, type=kind)
-    except msgspec.DecodeError as error:
-        raise BackendError(f"claude answered in words not known here: {error}") from error

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from corral.backends.bounds import OUTPUT_TAIL
 from corral.backends.claude import wire
 from corral.backends.events import ToolEnded, ToolStarted, ToolStatus
 from corral.backends.numbers import exit_code
 
-OUTPUT_TAIL = 4000  # characters of a tool's output that an event carries
 KINDS = {
     "Bash": "command",
     "Edit": "file_change",

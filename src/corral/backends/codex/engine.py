@@ -6,16 +6,16 @@ import logging
 import re
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 import corral
 from corral.backends.codex import limits, requests, wire
 from corral.backends.codex.turn_reader import MOST_EARLY, TurnReader
-from corral.backends.engine import Opened
+from corral.backends.engine import Opened, check_effort
 from corral.backends.errors import BackendError, RefusedError, RequestError, ResumeError
-from corral.backends.peer import Skipped
+from corral.backends.peer import OPENING_TIMEOUT, Skipped, decode_reply
 from corral.backends.rpc import MOST_NAME, RequestId, RpcConnection
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 OF_HOST = "bubblewrap"
 """In a warning that is the operator's: codex has it with every start where the host has no bubblewrap."""
 WARNINGS = ("warning", "guardianWarning", "configWarning", "deprecationNotice")
@@ -39,7 +37,6 @@ DAMAGED_CONVERSATION = ("failed to read thread", "failed to read session metadat
 # A file that cannot be read now may be readable later: a permission, a full table of descriptors. A folder stays one.
 PASSING_FAULT = re.compile(r"\(os error (?!21\))")
 MOST_REASON = 300  # characters of a refusal; codex names the file several times, and the cause last
-OPEN_TIMEOUT = 120.0  # seconds; whoever starts the engine waits for less
 INTERRUPT_ANSWER = 1.0  # seconds
 # Of no use here, and sent for every change of a file.
 UNUSED_NOTIFICATIONS = ("command/exec/outputDelta", "item/fileChange/outputDelta", "turn/diff/updated")
@@ -77,7 +74,7 @@ class CodexEngine:
         capabilities = {"experimentalApi": True, "optOutNotificationMethods": list(UNUSED_NOTIFICATIONS)}
         try:
             params = {"clientInfo": client, "capabilities": capabilities}
-            await self._rpc.request("initialize", params, timeout=OPEN_TIMEOUT)
+            await self._rpc.request("initialize", params, timeout=OPENING_TIMEOUT)
             await self._rpc.notify("initialized")
             opened = await self._open_thread(opening)
         except RequestError as error:
@@ -101,7 +98,7 @@ class CodexEngine:
             )
         except RequestError as error:
             raise RefusedError(f"codex did not take the message: {error.reason} ({error.code})") from error
-        turn_reader.begin(_decode(result, wire.TurnNote).turn.id)
+        turn_reader.begin(decode_reply("codex", result, wire.TurnNote).turn.id)
         # Before its first turn a conversation is not written down, and cannot be gone on with.
         self._host.remember(self._thread)
 
@@ -170,21 +167,24 @@ class CodexEngine:
         """From 0.140 on codex hands any word on to the model. Raises RefusedError."""
         if self._efforts is None:
             try:
-                models = _decode(await self._rpc.request("model/list", {}), wire.ModelList).data
+                models = decode_reply("codex", await self._rpc.request("model/list", {}), wire.ModelList).data
             except RequestError as error:
                 log.info("codex does not list its models: %s", error)
                 models = []
             self._efforts = {one.reasoning_effort for model in models for one in model.supported_reasoning_efforts}
-        if self._efforts and effort not in self._efforts:
-            raise RefusedError(f"codex knows no effort {effort!r}: it knows {', '.join(sorted(self._efforts))}")
+        check_effort("codex", effort, self._efforts)
 
     async def _open_thread(self, opening: Opening) -> wire.ThreadOpened:
         params = {"cwd": opening.workspace, **self._settings}
         if opening.conversation is None:
-            return _decode(await self._rpc.request("thread/start", params, timeout=OPEN_TIMEOUT), wire.ThreadOpened)
+            return decode_reply(
+                "codex", await self._rpc.request("thread/start", params, timeout=OPENING_TIMEOUT), wire.ThreadOpened
+            )
         params = {"threadId": opening.conversation, "excludeTurns": True, **params}
         try:
-            return _decode(await self._rpc.request("thread/resume", params, timeout=OPEN_TIMEOUT), wire.ThreadOpened)
+            return decode_reply(
+                "codex", await self._rpc.request("thread/resume", params, timeout=OPENING_TIMEOUT), wire.ThreadOpened
+            )
         except RequestError as error:
             cause = error.reason if len(error.reason) <= MOST_REASON else f"…{error.reason[-MOST_REASON:]}"
             reason = f"codex cannot go on with the conversation {opening.conversation}: {cause}"
@@ -201,10 +201,3 @@ def _is_lost(reason: str) -> bool:
 def _as_input(message: Message) -> list[dict[str, Any]]:
     images = [{"type": "image", "url": f"data:{image.media_type};base64,{image.data}"} for image in message.images]
     return [{"type": "text", "text": message.text}, *images]
-
-
-def _decode(result: msgspec.Raw, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(result, type=kind)
-    except msgspec.DecodeError as error:
-        raise BackendError(f"codex answered in words not known here: {error}") from error

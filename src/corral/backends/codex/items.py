@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from corral.backends.bounds import OUTPUT_TAIL
 from corral.backends.codex import wire
 from corral.backends.events import EngineEvent, Notice, Reasoning, Text, ToolEnded, ToolOutput, ToolStarted, ToolStatus
 from corral.backends.numbers import exit_code
 from corral.backends.unicode import REPLACEMENT, Altered, Joiner
 
 NOT_THERE = "(os error 2)"
-OUTPUT_TAIL = 4000  # characters of a command's output that an event carries
 
 
 @dataclass(frozen=True, slots=True)
