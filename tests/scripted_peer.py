@@ -236,7 +236,10 @@ def stop(peer: Peer) -> None:
 
 def begin(peer: Peer, number: Any) -> None:
     peer.interrupted.clear()
-    if SCENE != "untaken":
+    if SCENE == "unnamed":
+        for _ in range(40):
+            peer.say("x" * 100_000)
+    elif SCENE != "untaken":
         peer.took(number)
         SCENES[SCENE](peer)
 

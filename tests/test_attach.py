@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from corral.backends.backend import Answer, Input
-from corral.backends.events import BackendEnded, BackendStarted, Notice, Text, ToolEnded, TurnEnded
+from corral.backends.events import BackendEnded, BackendStarted, Limit, Notice, Text, ToolEnded, TurnEnded
 from corral.config import Person
 from corral.remote import server, wire
 from corral.remote.client import LET_GO, AttachedSeat, RefusedError, end_person
@@ -118,6 +118,10 @@ async def test_a_connection_that_breaks_leaves_the_turn_running(tmp_path: Path) 
         async with attached(path, wire.Hello(person="anna", resume="last")) as back:
             await back.hears("a turn is running")
             assert back.of(BackendStarted)
+            await back.until(lambda: back.of(Limit), "it is told of the limit that comes next")
+            limit = back.of(Limit)[0]
+            assert limit.timer == "silence"
+            assert 0 < limit.seconds_left <= limit.limit
             back.seat.interrupt()
             assert (await back.turns(1))[0].status == "interrupted"
 

@@ -107,7 +107,7 @@ async def test_the_answer_that_cancels_stops_the_turn(scene: Scene) -> None:
 
 
 @pytest.mark.slow
-async def test_an_open_approval_is_no_silence_and_its_closing_starts_the_clock_anew(scene: Scene) -> None:
+async def test_an_open_approval_is_not_silence_and_closing_it_restarts_the_clock(scene: Scene) -> None:
     async with scene("ask", Limits(silence=0.3)) as backend:
         events = backend.send(Input("go"))
         asked = await reach(events, ApprovalRequested)
@@ -218,10 +218,22 @@ async def test_a_turn_that_takes_too_long_is_stopped_and_its_end_names_the_timer
 
 
 @pytest.mark.slow
-async def test_a_message_that_is_never_taken_up_is_a_silence_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_that_is_never_taken_is_silence_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holding, "INTERRUPT_TIMEOUT", 0.3)
     async with scene("untaken", Limits(silence=0.3)) as backend:
         assert (await collect(backend, "go"))[-1].status in ("timed_out", "interrupted")
+
+
+async def test_codex_that_does_not_name_its_turn_fills_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "INTERRUPT_TIMEOUT", 0.3)
+    async with running(scripted("codex", "unnamed"), tmp_path) as backend:
+        events = await collect(backend, "go")
+        assert of(Text, events) == []
+        assert events[-1] == TurnEnded("failed", "codex wrote more than 1,048,576 bytes before it named the turn")
+        await asyncio.wait_for(backend.wait(), 20)
+        assert "did not confirm the stop" in backend.gone
 
 
 async def test_garbage_is_skipped(scene: Scene) -> None:
@@ -276,7 +288,7 @@ async def test_a_turn_whose_processes_are_ended_from_elsewhere_is_not_completed(
         assert "their reaper was killed" in backend.gone
 
 
-async def test_an_engine_that_is_none_says_why_and_leaves_nothing(scene: Scene) -> None:
+async def test_a_command_that_is_not_an_engine_says_why_and_leaves_nothing(scene: Scene) -> None:
     with pytest.raises(BackendError, match="no such subcommand"):
         async with scene("unborn"):
             pass
@@ -383,7 +395,7 @@ async def test_ending_in_the_middle_of_a_turn_ends_the_turn_first_and_is_shared(
         assert first.report.signals == (), "it ended by itself"
 
 
-async def test_an_ending_waits_for_no_look_at_the_processes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_ending_does_not_look_at_the_processes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     hangs = threading.Event()
     try:
         async with scene("work") as backend:
@@ -416,7 +428,7 @@ async def test_a_turn_begins_where_the_processes_cannot_be_looked_at(
 
 
 @pytest.mark.slow
-async def test_one_that_obeys_nothing_is_ended_by_signals_and_the_report_says_so(scene: Scene) -> None:
+async def test_an_engine_that_obeys_nothing_is_ended_by_signals_and_the_report_says_so(scene: Scene) -> None:
     async with scene("stubborn", goodbye=0.3, grace=0.2) as backend:
         events = backend.send(Input("go"))
         await reach(events, Text)
@@ -466,7 +478,7 @@ async def test_a_letter_that_came_in_two_halves_is_one_letter_and_a_half_that_st
     assert events[-1] == TurnEnded("completed")
 
 
-async def test_of_a_message_with_far_too_many_values_what_matters_is_read(scene: Scene) -> None:
+async def test_what_matters_is_read_of_a_message_with_far_too_many_values(scene: Scene) -> None:
     async with scene("many_values", Limits(silence=20)) as backend:
         events = await collect(backend, "go")
     [tool] = of(ToolEnded, events)
@@ -488,7 +500,7 @@ async def test_a_turn_ends_whatever_else_its_last_line_holds(scene: Scene) -> No
         assert (await collect(backend, "go"))[-1].status == "failed"
 
 
-async def test_text_that_is_no_unicode_ends_no_backend(scene: Scene, tmp_path: Path) -> None:
+async def test_text_that_is_not_unicode_does_not_end_the_backend(scene: Scene, tmp_path: Path) -> None:
     async with scene("talk") as backend:
         assert text(await collect(backend, "half \ud83d")) == "hello"
         with pytest.raises(InputError, match="rename it"):

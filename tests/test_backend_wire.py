@@ -161,7 +161,7 @@ HALVES = st.text(st.sampled_from(["a", "\\", '"', "u", "d", "\ud83d", "\ude00", 
 
 
 @given(HALVES, st.binary(max_size=3), st.integers(12, 30))
-def test_a_line_that_is_no_unicode_becomes_one_the_decoder_takes(said: str, odd: bytes, window: int) -> None:
+def test_a_line_that_is_not_unicode_becomes_one_that_the_decoder_takes(said: str, odd: bytes, window: int) -> None:
     odd = odd.replace(b'"', b"").replace(b"\\", b"").translate(None, bytes(range(32)))
     line = json.dumps([said]).encode()[:-2] + odd + b'"]'
     with pytest.MonkeyPatch.context() as patch:
@@ -406,11 +406,11 @@ class TestAttachments:
         [image] = (await read_input(Input("", images=(path,)))).images
         assert image.media_type == kind
 
-    async def test_what_is_no_picture_is_refused_with_what_to_do(self, tmp_path: Path) -> None:
+    async def test_a_file_that_is_not_a_picture_is_refused_with_what_to_do(self, tmp_path: Path) -> None:
         text, pipe = tmp_path / "a.txt", tmp_path / "pipe"
         text.write_text("hello")
         os.mkfifo(pipe)
-        for path, words in ((text, "attach it as a file"), (pipe, "is no file"), (tmp_path, "is no file")):
+        for path, words in ((text, "attach it as a file"), (pipe, "is not a file"), (tmp_path, "is not a file")):
             with pytest.raises(InputError, match=words):
                 await read_input(Input("look", images=(path,)))
 

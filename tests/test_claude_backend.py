@@ -218,12 +218,12 @@ async def test_a_command_of_claude_s_own_says_its_result(start: Start) -> None:
         assert events[-1] == TurnEnded("completed")
 
 
-async def test_an_effort_that_claude_does_not_know_begins_no_turn_there(start: Start) -> None:
+async def test_an_effort_that_claude_does_not_know_is_refused_before_the_turn(start: Start) -> None:
     async with OfflineModel() as model:
         backend = await start(model)
         end = (await collect(backend, "go", choices=Choices(effort="banana")))[-1]
         assert end.status == "failed"
-        assert "claude knows no effort 'banana': it knows high, low" in end.reason
+        assert "unknown effort 'banana': claude has high, low" in end.reason
         assert not model.requests
         assert (await collect(backend, "go"))[-1] == TurnEnded("completed")
 

@@ -127,10 +127,10 @@ async def test_an_interrupt_that_gets_no_answer_is_asked_again(tmp_path: Path) -
         assert not backend.gone
 
 
-async def test_an_effort_that_codex_does_not_know_begins_no_turn_there(tmp_path: Path) -> None:
+async def test_an_effort_that_codex_does_not_know_is_refused_before_the_turn(tmp_path: Path) -> None:
     async with fake("plain", tmp_path) as backend:
         end = (await collect(backend, "go", choices=Choices(effort="banana")))[-1]
-        assert end == TurnEnded("failed", "codex knows no effort 'banana': it knows high, low")
+        assert end == TurnEnded("failed", "unknown effort 'banana': codex has high, low")
         assert (await collect(backend, "go", choices=Choices(effort="high")))[-1] == TurnEnded("completed")
 
 

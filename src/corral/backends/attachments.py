@@ -82,7 +82,7 @@ def _with_files(message: Input) -> str:
         try:
             str(path).encode()
         except UnicodeEncodeError:
-            raise InputError(f"the name of the file {str(path)!r} is no UTF-8: rename it") from None
+            raise InputError(f"the name of the file {str(path)!r} is not UTF-8: rename it") from None
     names = "\n".join(f"- {path.absolute()}" for path in message.files)
     return f"{message.text}\n\nAttached files:\n{names}".lstrip()
 
@@ -107,9 +107,9 @@ def _opened(path: Path, account: str | None) -> BinaryIO:
         except KeyError:
             raise InputError(f"the picture {path} cannot be read by {account}: there is no such account") from None
         return os.fdopen(folders.open_file(str(path.absolute()), entry), "rb")
-    # Asked first: opening a pipe would wait for somebody to write into it.
+    # Asked first: opening a pipe would wait until another process opens it for writing.
     if not path.is_file():
-        raise InputError(f"the picture {path} is no file")
+        raise InputError(f"the picture {path} is not a file")
     return path.open("rb")
 
 
@@ -119,4 +119,4 @@ def _media_type(path: Path, data: bytes) -> str:
             return kind
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
-    raise InputError(f"{path} is no PNG, JPEG, GIF or WebP picture: attach it as a file")
+    raise InputError(f"{path} is not a PNG, JPEG, GIF or WebP picture: attach it as a file")

@@ -130,19 +130,19 @@ class Backend(Protocol):
     async def steer(self, message: Input) -> bool:
         """Fold a message into the running turn; False if no turn runs that could take it (it is not sent then).
 
-        Raises InputError; TimeoutError or BackendError if nobody can tell whether it was taken.
+        Raises InputError; TimeoutError or BackendError if it is not known whether the engine took it.
         """
 
     async def interrupt(self, reason: str = "stopped on request") -> bool:
         """End the running turn and what it started, and keep the conversation; False if no turn ran.
 
-        A turn that the engine began of itself counts.
+        A turn that the engine began itself counts.
         Returns when the turn has ended. The backend stays, except where the engine does not obey in time: then the
         backend is ended (`gone` says so), and another one goes on with the conversation.
         """
 
     def answer(self, approval_id: str, answer: Answer) -> bool:
-        """Decide an open approval; False if it waits no more. A decision that was not offered counts as a lesser."""
+        """Decide an open approval; False if it is closed. A decision that was not offered counts as a lesser one."""
 
     async def end(self) -> BackendEnded:
         """End the engine and all that it started. Any number of callers, at once or later, share one ending.
@@ -151,7 +151,7 @@ class Backend(Protocol):
         """
 
     async def hurry(self) -> None:
-        """Take the patience away from an ending that is under way."""
+        """Shorten an ending that is under way: no more grace before KILL."""
 
     async def wait(self) -> BackendEnded:
         """Wait until it has ended, for whatever reason."""

@@ -146,7 +146,7 @@ class BackendProcess:
         finally:
             if not turn.over:
                 turn.unread = True
-                turn.stop(TurnEnded("interrupted", "nobody read on"))
+                turn.stop(TurnEnded("interrupted", "its reader left"))
 
     async def steer(self, message: Input) -> bool:
         ready = await read_input(message, self.launch.account)

@@ -1,4 +1,4 @@
-"""The seam between `running`, which is the same for every engine, and an engine's wire protocol."""
+"""The seam between a backend, which is the same for every engine, and the wire protocol of one engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What an engine said of itself when it was ready."""
+    """What an engine reported when it was ready."""
 
     conversation: str
     model: str = ""
@@ -44,7 +44,7 @@ class EngineKind(Protocol):
 
     @property
     def starts_in_workspace(self) -> bool:
-        """Whether the process must be started in the workspace; else it is told of it and enters it by itself."""
+        """Whether the process must be started in the workspace; else it is told the workspace and enters it itself."""
 
     def argv(self, opening: Opening) -> Sequence[str]:
         """The command line."""
@@ -53,13 +53,13 @@ class EngineKind(Protocol):
         """Whether an engine that died in `Engine.open` did so because it does not know the conversation."""
 
     def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: Host) -> Engine:
-        """Take the pipes of a process."""
+        """Speak with a process over its pipes."""
 
 
 def check_effort(engine: str, effort: str, known: Collection[str]) -> None:
     """Refuse an effort that the engine does not list, if it lists any. Raises RefusedError."""
     if known and effort not in known:
-        raise RefusedError(f"{engine} knows no effort {effort!r}: it knows {', '.join(sorted(known))}")
+        raise RefusedError(f"unknown effort {effort!r}: {engine} has {', '.join(sorted(known))}")
 
 
 class Engine(Protocol):
@@ -67,7 +67,7 @@ class Engine(Protocol):
 
     @property
     def at_work(self) -> bool:
-        """Whether a turn runs that the engine began of itself, or none that is known."""
+        """Whether the engine works, also on a turn that it began itself."""
 
     async def read(self) -> None:
         """Read and sort what the engine writes, until it ends its output. Its owner holds it as a task."""
@@ -76,10 +76,10 @@ class Engine(Protocol):
         """Say hello. Raises BackendError, ResumeError, TimeoutError."""
 
     async def begin(self, turn: Turn, message: Message, choices: Choices) -> None:
-        """Hand the message over, once; `turn.begin` when it was taken.
+        """Send the message, once; call `turn.begin` when the engine takes it.
 
-        Raises RefusedError if the engine refused it and is as it was, TimeoutError or BackendError if nobody can tell
-        what it will do.
+        Raises RefusedError if the engine refused it and its state is unchanged, TimeoutError or BackendError if its
+        state is not known.
         """
 
     async def steer(self, turn: Turn, message: Message) -> bool:
@@ -92,7 +92,7 @@ class Engine(Protocol):
         """End what the last turn left running, or every turn. Raises TimeoutError, BackendError."""
 
     def close(self) -> None:
-        """Nobody will answer any more: fail what waits."""
+        """The engine will not answer any more: fail the requests that wait."""
 
     async def settle(self, timeout: float) -> None:
         """Wait for what `close` cancelled, `timeout` seconds at the most."""
@@ -103,7 +103,7 @@ class Host(Protocol):
 
     @property
     def turn(self) -> Turn | None:
-        """The turn that runs, or that ran last."""
+        """The turn that runs; None between turns."""
 
     @property
     def conversation(self) -> str:
@@ -116,10 +116,10 @@ class Host(Protocol):
         """Tell the person, once: engines repeat their warnings with every turn. Without a turn it waits for one."""
 
     def notice_of_host(self, message: str) -> None:
-        """Tell the operator what is amiss with the host; the person, where nobody else is the operator."""
+        """Tell the operator about a fault of the host; the person, where there is no other operator."""
 
     async def ask(self, approval: ApprovalRequested) -> Answer:
-        """Ask the person; a no after the limit of an approval. Cancel it when the engine waits no more."""
+        """Ask the person; declined after the limit of an approval. Cancel it when the engine withdraws the request."""
 
     def fail_turn(self, reason: str) -> None:
-        """The turn that runs cannot be read any more: it is stopped, and fails."""
+        """Stop the turn that runs, and have it fail: it cannot be read any further."""

@@ -123,7 +123,7 @@ class ApprovalRequested:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalClosed:
-    """An approval waits no more: decided by somebody, declined for lack of an answer, or withdrawn by the agent."""
+    """An approval is closed: decided by a person, declined for lack of an answer, or withdrawn by the agent."""
 
     event: ClassVar[str] = "approval_closed"
     approval_id: str

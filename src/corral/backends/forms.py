@@ -42,7 +42,7 @@ async def elicit(
 
 
 def questions(schema: object) -> tuple[Question, ...]:
-    """One question for each property of the form; none for what is no form."""
+    """One question for each property of the form; none for a schema that is not a form."""
     properties = schema.get("properties") if isinstance(schema, Mapping) else None
     if not isinstance(schema, Mapping) or not isinstance(properties, Mapping):
         return ()

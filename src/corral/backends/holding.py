@@ -63,7 +63,7 @@ async def stop(process: EngineProcess, turn: Turn, before: Sequence[Process]) ->
 
 
 async def stop_own_turn(process: EngineProcess) -> bool:
-    """Stop a turn that the engine began of itself; whether there was one."""
+    """Stop a turn that the engine began itself; whether there was one."""
     if not process.engine.at_work:
         return False
     await process.bounded("interrupt", process.engine.interrupt(None), INTERRUPT_TIMEOUT)

@@ -72,7 +72,7 @@ class Launch:
             return "/"  # the job refuses an account that does not exist, with better words
 
     async def folder_fault(self, folder: str) -> str:
-        """Why nobody can work in the folder, as a sentence; empty if somebody can, or if it cannot be told."""
+        """Why the account cannot work in the folder, as a sentence; empty if it can, or if that is not known."""
         try:
             return await _FOLDERS.run(lambda: _folder_fault(folder, self.account), LOOK_TIMEOUT)
         except OSError:  # a TimeoutError too

@@ -1,4 +1,4 @@
-"""Long work in the event loop, in slices: whoever else waits for the loop gets it in between."""
+"""Long work in the event loop, in slices: other tasks run in between."""
 
 from __future__ import annotations
 

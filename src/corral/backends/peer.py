@@ -44,8 +44,8 @@ async def read_messages(
 ) -> None:
     """Read lines until the end of the engine's output, and hand each to `take`, which must not wait.
 
-    A line that `take` does not understand (ValueError) is skipped; `on_lost` hears of one that is too long, and of one
-    that could not be handled.
+    A line that `take` does not understand (ValueError) is skipped; `on_lost` is called for one that is too long, and
+    for one that could not be handled.
     """
     skipped = Skipped()
     async for line in read_lines(reader, decodable=True):
@@ -66,7 +66,7 @@ def decode_reply(engine: str, reply: msgspec.Raw, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(reply, type=kind)
     except msgspec.DecodeError as error:
-        raise BackendError(f"{engine} answered in words not known here: {error}") from error
+        raise BackendError(f"{engine} sent a reply that is not understood: {error}") from error
 
 
 class Peer:
@@ -106,7 +106,7 @@ class Peer:
         """The reply to a request came."""
         future = self._waiting.get(key)
         if future is None or future.done():
-            log.debug("a reply to %r, which nobody waits for", key)
+            log.debug("a late reply to %r", key)
         elif isinstance(result, Exception):
             future.set_exception(result)
         else:
@@ -119,7 +119,7 @@ class Peer:
         task.add_done_callback(lambda _: self._answering.pop(key, None))
 
     def drop(self, key: Hashable) -> None:
-        """Stop working on an answer that the engine waits for no more."""
+        """Stop working on an answer that the engine no longer waits for."""
         if task := self._answering.get(key):
             task.cancel()
 
@@ -145,5 +145,5 @@ def _log_fault(error: BaseException | None) -> None:
 def _line(message: object) -> bytes:
     try:
         return msgspec.json.encode(message) + b"\n"
-    except UnicodeEncodeError:  # half a surrogate pair, as in a file name that is no UTF-8
+    except UnicodeEncodeError:  # half a surrogate pair, as in a file name that is not UTF-8
         return json.dumps(message, ensure_ascii=False).encode(errors="replace") + b"\n"

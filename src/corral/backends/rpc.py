@@ -34,7 +34,7 @@ class Failure(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """Any line of the protocol. `params` and `result` stay raw until somebody needs them."""
+    """Any line of the protocol. `params` and `result` stay raw until they are needed."""
 
     id: RequestId | None = None
     method: str | None = None
@@ -47,10 +47,10 @@ class Handler(Protocol):
     """What the owner of a connection does with what the engine sends by itself."""
 
     def on_notification(self, method: str, params: msgspec.Raw, line: bytes) -> None:
-        """Take a notification, and the line that it came in; it must not wait."""
+        """Handle a notification, and the line that it came in, without waiting."""
 
     def on_lost(self, why: str) -> None:
-        """Hear that a message was dropped."""
+        """Called for a message that was dropped."""
 
     async def on_request(self, request_id: RequestId, method: str, params: msgspec.Raw) -> object:
         """Answer a request of the engine with a JSON value, or raise RequestError to refuse it."""
@@ -109,7 +109,7 @@ class RpcConnection:
     def _dispatch(self, line: bytes) -> None:
         message = self._decoder.decode(line)
         if message.method is not None and message.id is not None:
-            # Of one that was cut nobody can tell what it asks for.
+            # What a request asks for is not known once it was cut.
             params = None if isinstance(line, Altered) and line.cut else message.params
             self.peer.answer(message.id, self._answer(message.id, message.method, params))
         elif message.method is not None:

@@ -1,4 +1,4 @@
-"""What is no Unicode in a line of JSON: bytes that are not UTF-8, and halves of surrogate pairs, each as U+FFFD.
+"""What is not Unicode in a line of JSON: bytes that are not UTF-8, and halves of surrogate pairs, each as U+FFFD.
 
 JavaScript writes half a pair as it is, and a pair that its stream cut in two as two halves in two messages. The decoder
 would refuse the whole line, be it the end of a turn.
@@ -51,7 +51,7 @@ def is_plain(line: bytes) -> bool:
 
 
 async def repaired(line: bytes, pace: Pace) -> bytes:
-    """The line, with U+FFFD for what is no Unicode."""
+    """The line, with U+FFFD in place of what is not Unicode."""
     if not await _is_utf8(line, pace):
         line = await _as_utf8(line, pace)
     for at in range(0, len(line), WINDOW):

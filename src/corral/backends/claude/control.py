@@ -22,10 +22,10 @@ class Handler(Protocol):
     """What the owner of a connection does with what claude sends by itself."""
 
     def on_line(self, head: wire.Head, line: bytes) -> None:
-        """Take a line that is no control message; it must not wait. msgspec.DecodeError: it is skipped."""
+        """Handle a line that is not a control message, without waiting. msgspec.DecodeError: it is skipped."""
 
     def on_lost(self, why: str) -> None:
-        """Hear that a line was dropped."""
+        """Called for a line that was dropped."""
 
     async def on_request(self, request_id: str, request: msgspec.Raw) -> object:
         """Answer a control request of claude with a JSON value, or raise RefusedError."""
@@ -71,7 +71,7 @@ class ControlConnection:
                 self.peer.settle(reply.request_id, RefusedError(reply.error) if failed else reply.response)
             case "control_request":
                 request = msgspec.json.decode(line, type=wire.RequestLine)
-                # Of one that was cut nobody can tell what it asks for.
+                # What a request asks for is not known once it was cut.
                 is_cut = isinstance(line, Altered) and line.cut
                 self.peer.answer(request.request_id, self._answer(request, is_cut=is_cut))
             case "control_cancel_request":

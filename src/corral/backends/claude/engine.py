@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TELL_FROM = ("allowed_warning", "rejected")  # the states of a rate limit that matter
-NOTE_LENGTH = 500  # characters of what claude said in a turn that nobody asked for
+NOTE_LENGTH = 500  # characters of what claude said in a turn that it began itself
 
 
 class ClaudeEngine:
@@ -78,7 +78,7 @@ class ClaudeEngine:
 
     async def steer(self, turn: Turn, message: Message) -> bool:  # noqa: ARG002 - there is one turn at a time
         if self._turn_reader is None or not self._tells_of_messages:
-            return False  # without word of it nobody would know which turn answers it
+            return False  # which turn answers the message would not be known
         message_id = self._turn_reader.add()
         try:
             await self._connection.say(message_id, _as_content(message))

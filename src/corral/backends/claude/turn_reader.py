@@ -1,4 +1,4 @@
-"""What claude says about one turn, sorted into that turn."""
+"""What claude says about one turn, as the events of that turn."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class TurnReader:
         self._turn.put(Notice(f"claude: {what}{status}; it tries again, {retry.attempt} of {retry.max_retries}"))
 
     def _on_shorter(self, _: bytes) -> None:
-        self._turn.put(Notice("claude made the conversation shorter, to fit its model's window"))
+        self._turn.put(Notice("claude shortened the conversation to fit its model's window"))
 
 
 def _read(usage: wire.TokenCount) -> int:

@@ -157,7 +157,8 @@ class Message(Wire):
 class MessageLine(Wire):
     """assistant and user.
 
-    `is_api_error_message` marks what is no word of the model's. `tool_use_result` is an object, or text for a failure.
+    `is_api_error_message` marks what does not come from the model. `tool_use_result` is an object, or text for a
+    failure.
     """
 
     message: Message
@@ -201,7 +202,7 @@ class ModelUsage(Wire, rename="camel"):
 
 
 class Origin(Wire):
-    """Why there was a turn that nobody asked for."""
+    """Why claude began a turn itself."""
 
     kind: str = ""
 

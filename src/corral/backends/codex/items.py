@@ -76,7 +76,7 @@ class ItemReader:
                 streamed = self._streamed.pop(head.id, 0)
                 return None if streamed else _as_reasoning(thought, head.id)
             case "contextCompaction":
-                return Notice("codex made the conversation shorter, to fit its model's window")
+                return Notice("codex shortened the conversation to fit its model's window")
         tool = _read_tool(head.type, item)
         if tool is None:
             return None

@@ -1,4 +1,4 @@
-"""What codex says about one turn, sorted into that turn."""
+"""What codex says about one turn, as the events of that turn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STATUSES: dict[str, TurnStatus] = {"completed": "completed", "interrupted": "int
 
 
 class TurnReader:
-    """The reader of one turn's notifications; those of another turn or thread are let by."""
+    """The reader of one turn's notifications; it ignores those of another turn or thread."""
 
     def __init__(self, thread_id: str, turn: Turn, counted: int = 0) -> None:
         self._thread_id = thread_id
@@ -159,7 +159,7 @@ class TurnReader:
         note = msgspec.json.decode(params, type=wire.Rerouted)
         if self._is_mine(note):
             why = f" ({note.reason})" if note.reason else ""
-            self._turn.put(Notice(f"codex went on with {note.to_model} in the place of {note.from_model}{why}"))
+            self._turn.put(Notice(f"codex went on with {note.to_model} instead of {note.from_model}{why}"))
 
     def _on_error(self, params: msgspec.Raw, _: bytes) -> None:
         note = msgspec.json.decode(params, type=wire.ErrorNote)
