@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ CALL = 60.0  # seconds
 GROUPS = Path("/sys/fs/cgroup")
 TARGETS = ("basic", "sysinit", "shutdown", "network-online", "final", "umount", "nss-user-lookup", "multi-user")
 
-# Nothing of the machine's may be changed by it: /etc and /proc/sys are read-only, /run is its own.
+# Nothing of the machine's may be changed by it: /etc is read-only or a copy, /proc/sys is read-only, /run is its own.
 INSIDE = """
 set -e
 mount --make-rprivate /
@@ -27,8 +27,13 @@ cp -r "$UNITS/." /run/units
 mount -t proc proc /proc
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
-mount --rbind /etc /etc
-mount -o remount,bind,ro /etc
+if [ "$ETC" = own ]; then
+    cp -a /etc /run/etc
+    mount --bind /run/etc /etc
+else
+    mount --rbind /etc /etc
+    mount -o remount,bind,ro /etc
+fi
 umount -R /sys/fs/cgroup
 if [ "$HYBRID" = yes ]; then
     mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
@@ -38,7 +43,10 @@ if [ "$HYBRID" = yes ]; then
 else
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
 fi
-export container=test SYSTEMD_UNIT_PATH=/run/units PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+mkdir -p /run/empty
+[ "$ETC" = own ] || mount --bind /run/empty /etc/systemd/system
+export container=test SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 exec /lib/systemd/systemd --system --unit=multi-user.target --log-target=null
 """
 
@@ -60,14 +68,22 @@ class NestedSystemd:
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         return done.stdout
 
+    def run(self, argv: Sequence[str], env: Mapping[str, str], text: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a program beside it, as root."""
+        inside = ["nsenter", "-t", str(self.pid), "-m", "-p", "-u", "-i", "-C", *argv]
+        return subprocess.run(inside, env=env, input=text, capture_output=True, text=True, check=False, timeout=CALL)
+
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""
         return self.ctl("show", "--value", "-p", name, unit).strip()
 
 
 @contextmanager
-def booted(folder: Path, units: Mapping[str, str]) -> Iterator[NestedSystemd]:
-    """Boot it with these units, by file name; none is started. At the end it is killed with all that it has."""
+def booted(folder: Path, units: Mapping[str, str], *, own_etc: bool = False) -> Iterator[NestedSystemd]:
+    """Boot it with these units, by file name; none is started. At the end it is killed with all that it has.
+
+    own_etc: give it a copy of /etc that it may change.
+    """
     if not SYSTEMD.exists():
         raise NoSystemdError(f"there is no {SYSTEMD} (Debian: apt-get install systemd)")
     written = folder / "units"
@@ -78,7 +94,13 @@ def booted(folder: Path, units: Mapping[str, str]) -> Iterator[NestedSystemd]:
     join = "".join(f"echo $$ > {group}/cgroup.procs 2>/dev/null || true\n" for group in groups)
     start = f'{join}exec unshare -m -p -u -i -C --fork --kill-child sh -c "$INSIDE"'
     hybrid = "yes" if (GROUPS / "unified").is_dir() else "no"
-    env = {**os.environ, "UNITS": str(written), "HYBRID": hybrid, "INSIDE": INSIDE}
+    env = {
+        **os.environ,
+        "UNITS": str(written),
+        "HYBRID": hybrid,
+        "INSIDE": INSIDE,
+        "ETC": "own" if own_etc else "shared",
+    }
     with (folder / "systemd.log").open("wb") as said:
         outside = subprocess.Popen(["sh", "-c", start], env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
     try:

@@ -43,6 +43,7 @@ class Answers:
     workspace: str | None = None
     """Of people who have none of their own."""
     state_dir: str | None = None
+    socket: str | None = None
 
 
 def usual_place() -> Path:
@@ -130,7 +131,7 @@ def missing_engine(config: Config) -> str:
 
 
 def _document(answers: Answers) -> dict[str, Any]:
-    service = _given(engine=answers.engine, state_dir=answers.state_dir)
+    service = _given(engine=answers.engine, state_dir=answers.state_dir, socket=answers.socket)
     # For every engine: what an agent may do was said of all of them.
     engines = {name: {"approval": answers.approval} for name in registry.names()} if answers.approval else {}
     people = [
