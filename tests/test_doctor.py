@@ -130,7 +130,8 @@ class TestAcrossAccounts:
         assert found["daniel: codex"][0]["detail"].startswith(f"0.130.0 at {clinic.codex}")
         assert found["daniel: codex"][0]["detail"].endswith("proven_empty")
         assert found["daniel: claude"][0]["status"] == "ok"
-        for label in ("subreaper", "sudo", "new privileges", "state folder", "ledger", f"{person}: kill", "account"):
+        of_person = (f"{person}: kill", f"{person}: files")
+        for label in ("subreaper", "sudo", "new privileges", "state folder", "ledger", *of_person, "account"):
             assert [one["status"] for one in found[label]] == ["ok"], found[label]
         assert found["daniel: claude login"][0]["detail"] == "logged in, by claude.ai"
 
@@ -160,6 +161,18 @@ class TestAcrossAccounts:
         assert f"{service} ALL=({person}) NOPASSWD: /bin/kill" in kill["todo"]
         assert found["daniel: claude"][0]["status"] == "warn", "nobody begins with it"
         assert f"sudo -u {service} corral sudoers --config {clinic.file}" in engine["fix"][0]
+
+    def test_without_the_rule_for_files_all_else_works_and_it_says_how_to_get_it(
+        self, clinic: Clinic, install: Callable[[str], None]
+    ) -> None:
+        install("\n".join(line for line in clinic.rules().splitlines() if "files_as_account" not in line) + "\n")
+        status, found = clinic.examine()
+        person = clinic.person.name
+        files = found[f"{person}: files"][0]
+        assert (status, files["status"]) == (0, "warn")
+        assert files["detail"].startswith(f"files cannot be handed over to {person}: sudo: ")
+        assert files["todo"] == "write the rules again with `corral sudoers`, and install them"
+        assert "corral sudoers" in files["fix"][0]
 
     def test_variables_that_sudo_would_drop_without_a_word(
         self, clinic: Clinic, install: Callable[[str], None]

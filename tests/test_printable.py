@@ -63,7 +63,7 @@ def test_what_is_shown_of_a_tool_is_harmless(printed: str) -> None:
 
 
 def test_a_bar_that_moves_is_shown_live_in_its_last_state() -> None:
-    transcript = Transcript(lambda _: None, lambda _: 0.0)
+    transcript = Transcript(lambda _: None)
     transcript.show(ToolStarted("t", "command", "make"))
     for piece in ("\rProgress 33%", "\rProgress 66%", "\rProgress 99%"):
         transcript.show(ToolOutput("t", piece))
