@@ -6,15 +6,30 @@ import re
 import shlex
 from contextlib import suppress
 
-from corral.backends.events import ApprovalRequested, BackendStarted, Question, ToolEnded, TurnEnded
+from corral.backends.events import (
+    ApprovalClosed,
+    ApprovalRequested,
+    BackendStarted,
+    Notice,
+    Question,
+    ToolEnded,
+    TurnEnded,
+)
 from corral.display.text import Block, Line, line
 from corral.printable import TITLE_WIDTH, as_shown, harmless, in_one_line
-from corral.service.front import Missed
+from corral.service.front import Missed, Reply
 
 OUTPUT_LINES = 5
 LINE_WIDTH = 160  # characters of a line of a tool's output
 
 _SHELL = re.compile(r"(/\S*/)?(ba|z|da)?sh -l?c ")
+_DECIDED = {
+    "accept": "✓ allowed",
+    "accept_for_session": "✓ allowed for the whole session",
+    "decline": "✗ not allowed",
+    "cancel": "✗ not allowed, and the turn is stopped",
+    None: "the question was withdrawn",
+}
 _ENDINGS = {"interrupted": "interrupted", "failed": "not completed", "timed_out": "timed out"}
 
 
@@ -57,6 +72,41 @@ def turn_end(event: TurnEnded) -> Line | None:
         return None
     words = harmless(f"the turn was {_ENDINGS[event.status]}: {event.reason}")
     return line((words, "caution" if event.status == "interrupted" else "bad"))
+
+
+def notice(event: Notice) -> Line:
+    """What the engine or the service tells beside the agent's words."""
+    return line((harmless(event.message), "caution"))
+
+
+def reply(event: Reply) -> Line:
+    """What a command answered; it may have several lines."""
+    return line(harmless(event.message))
+
+
+def decided(event: ApprovalClosed) -> Line:
+    """What became of an approval."""
+    allowed = event.decision in ("accept", "accept_for_session")
+    return line((_DECIDED.get(event.decision, str(event.decision)), "good" if allowed else "caution"))
+
+
+def tool_end(event: ToolEnded) -> Block:
+    """How a tool ended, where its title has not been shown; of one that failed also what it printed last."""
+    title, seconds = tool(event.title, 100), took(event.seconds)
+    if event.status == "completed":
+        return (line(("✓ ", "good"), title, (f" · {seconds}", "faint")),)
+    parts = [event.status if event.exit_code is None else f"status {event.exit_code}"]
+    if event.status != "declined":
+        parts.append(seconds)
+    return (line(("✗ ", "bad"), title, ("".join(f" · {part}" for part in parts), "faint")), *last_output(event))
+
+
+def tool_result(event: ToolEnded) -> Block:
+    """How a tool ended, below its title, and what it printed last."""
+    status = f", status {event.exit_code}" if event.exit_code else ""
+    duration = "" if event.status == "declined" else f" in {event.seconds:.1f} s"
+    mark = line(("✓ ", "good")) if event.status == "completed" else line(("✗ ", "bad"))
+    return ((*mark, *line((f"{event.status}{status}{duration}", "faint"))), *last_output(event))
 
 
 def last_output(event: ToolEnded) -> Block:

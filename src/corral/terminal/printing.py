@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import IO, Protocol
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.text import Text as Styled
 
 from corral.backends.events import (
@@ -82,7 +82,7 @@ class TextPrinter:
             case ToolStarted():
                 self._line(Styled.assemble(("▸ ", "cyan"), in_one_line(event.title)))
             case ToolEnded():
-                self._line(self._tool_end(event))
+                self._line(rich_block(wording.tool_result(event)))
             case ApprovalRequested():
                 keys = [f"{key}: {text}" for key, text in MEANINGS.items() if WORDS[key] in event.decisions]
                 self._line(rich_block(wording.request(event, keys="  ".join(keys))))
@@ -91,11 +91,11 @@ class TextPrinter:
             case BackendEnded():
                 self._line(rich_block(processes.report(event.report)))
             case Notice():
-                self._line(Styled(harmless(event.message), "yellow"))
+                self._line(rich_line(wording.notice(event)))
             case Missed():
                 self._line(rich_line(wording.missed(event)))
             case Reply():
-                self._line(Styled(harmless(event.message)))
+                self._line(rich_line(wording.reply(event)))
 
     def prompt(self) -> None:
         if self._prompts and not self._prompted:
@@ -128,16 +128,6 @@ class TextPrinter:
             style = "dim italic" if isinstance(event, Reasoning) else ""
             self._console.print(Styled(text, style), end="")
             self._open_line = not text.endswith("\n")
-
-    def _tool_end(self, event: ToolEnded) -> RenderableType:
-        good = event.status == "completed"
-        duration = f" in {event.seconds:.1f} s"
-        status = f", status {event.exit_code}" if event.exit_code else ""
-        head = Styled.assemble(
-            ("✓ " if good else "✗ ", "green" if good else "red"),
-            (f"{event.status}{status}{'' if event.status == 'declined' else duration}", "dim"),
-        )
-        return Group(head, rich_block(wording.last_output(event)))
 
     def _turn_end(self, event: TurnEnded) -> None:
         self._message = ""

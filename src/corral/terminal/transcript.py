@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.cells import chop_cells
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.text import Text as Styled
 
 from corral.backends.events import (
@@ -34,14 +34,6 @@ if TYPE_CHECKING:
 
 TAIL = 4096  # characters of a thought, or of a tool's output, that are looked at
 
-_DECIDED = {
-    "accept": "✓ allowed",
-    "accept_for_session": "✓ allowed for the whole session",
-    "decline": "✗ not allowed",
-    "cancel": "✗ not allowed, and the turn is stopped",
-    None: "the question was withdrawn",
-}
-
 
 class Transcript:
     """Shows events through `put`, which prints a renderable above the prompt."""
@@ -68,7 +60,7 @@ class Transcript:
                 self._output = (self._output + event.delta)[-TAIL:]
             case ToolEnded():
                 self._output = ""
-                self._print("tool", self._tool(event))
+                self._print("tool", rich_block(wording.tool_end(event)))
             case TurnEnded():
                 self._turn_end(event)
             case _:
@@ -104,19 +96,18 @@ class Transcript:
     def _show_whole(self, event: Shown) -> None:
         match event:
             case ApprovalClosed():
-                style = "green" if event.decision in ("accept", "accept_for_session") else "yellow"
-                self._print("asked", Styled(_DECIDED.get(event.decision, str(event.decision)), style))
+                self._print("asked", rich_line(wording.decided(event)))
             case BackendStarted():
                 self._print("backend", rich_line(wording.started(event)))
             case BackendEnded():
                 self._print("backend", rich_block(processes.report(event.report)))
             case Notice():
-                self._print("notice", Styled(harmless(event.message), "yellow"))
+                self._print("notice", rich_line(wording.notice(event)))
             case Missed():
                 self._finish()
                 self._print("notice", rich_line(wording.missed(event)))
             case Reply():
-                self._print("reply", Styled(harmless(event.message)))
+                self._print("reply", rich_line(wording.reply(event)))
             case _:
                 pass
 
@@ -153,16 +144,6 @@ class Transcript:
         for block in blocks:
             if (shown := rendered(block)) is not None:
                 self._print("text", shown, close=block.close)
-
-    def _tool(self, event: ToolEnded) -> RenderableType:
-        title = wording.tool(event.title, 100)
-        if event.status == "completed":
-            return Styled.assemble(("✓ ", "green"), title, (f" · {wording.took(event.seconds)}", "dim"))
-        parts = [event.status if event.exit_code is None else f"status {event.exit_code}"]
-        if event.status != "declined":
-            parts.append(wording.took(event.seconds))
-        head = Styled.assemble(("✗ ", "red"), title, ("".join(f" · {part}" for part in parts), "dim"))
-        return Group(head, rich_block(wording.last_output(event)))
 
     def _print(self, kind: str, block: RenderableType, *, close: bool | None = None) -> None:
         """Print with a blank line before it, unless it belongs to what is above it."""
