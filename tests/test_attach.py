@@ -194,7 +194,7 @@ async def test_the_socket_of_a_dead_service_is_replaced_and_that_of_a_living_one
             with pytest.raises(FrontEndError, match="another service listens there"):
                 await SocketServer(host.service, path).start()
         path.write_text("not a socket")
-        with pytest.raises(FrontEndError, match="no socket"):
+        with pytest.raises(FrontEndError, match="a file that is not a socket is there"):
             await SocketServer(host.service, path).start()
         path.unlink()
 
@@ -233,7 +233,7 @@ async def test_a_message_that_is_too_long_is_not_taken_and_the_rest_is(tmp_path:
             anna.seat.send(Input("x" * size))
         anna.seat.send(Input("talk"))
         assert (await anna.turns(1))[0].status == "completed"
-        assert anna.told == ["not taken: more than 4 MB are no message"] * 2
+        assert anna.told == ["not taken: a message may have at most 4 MB"] * 2
 
 
 @pytest.mark.slow

@@ -291,6 +291,11 @@ class TestGet:
             os.close(descriptor)
         assert why in str(refused.value)
 
+    async def test_a_path_that_no_kernel_takes_is_refused(self, place: Place) -> None:
+        for path, why in (("x/" * 4000, "a path has at most 4,096 bytes"), ("x" * 4000, "File name too long")):
+            with pytest.raises(FilesError, match=why):
+                await fetched(place, path)
+
     async def test_a_refusal_is_told_to_the_caller(self, place: Place, tmp_path: Path) -> None:
         (Path(place.workspace) / "link").symlink_to("/etc/passwd")
         with pytest.raises(FilesError, match="link is a symbolic link, which is not followed: name the file itself"):

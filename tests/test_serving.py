@@ -249,7 +249,7 @@ def test_one_service_to_a_state_folder(tmp_path: Path) -> None:
             timeout=30,
         )
         assert second.returncode == 1
-        assert f"runs on {tmp_path}/state already (pid {daemon.process.pid})" in second.stderr
+        assert f"{tmp_path}/state is in use by another service (pid {daemon.process.pid})" in second.stderr
         assert daemon.process.poll() is None
 
 

@@ -1,4 +1,4 @@
-"""One service to a state folder: the kernel's lock on a file, which is let go of however the service dies."""
+"""One service to a state folder: the kernel's lock on a file, released however the service dies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def take(state_dir: Path) -> int:
         other = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
         raise TakenError(
-            f"a service runs on {state_dir} already (pid {other}): stop it, or give this one a state_dir of its own"
+            f"{state_dir} is in use by another service (pid {other}): stop that, or give this one another state_dir"
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -46,7 +46,7 @@ async def run(
     """Serve until TERM or INT; the exit status.
 
     0 when all that ran was ended and proven so; 1 if the service could not begin, or if something was left. HUP reads
-    the configuration again. A second TERM or INT while it ends takes the patience away. `greeting` is told each person
+    the configuration again. A second TERM or INT kills without waiting. `greeting` is told each person
     whose agent starts.
     """
     # From the first moment: the default action of HUP would end this process.
@@ -91,7 +91,7 @@ class AccountsError(Exception):
 
 
 def warn(config: Config) -> None:
-    """Log what the configuration says that can be done and was hardly meant."""
+    """Log what is valid in the configuration and probably a mistake."""
     for doubt in (*doubts.of_the_text(config), *doubts.of_the_host(config)):
         log.warning("a doubt about the configuration", key=doubt.key, doubt=doubt.sentence)
 
@@ -133,7 +133,7 @@ class Serving:
         except FrontEndError:
             await self._service.shutdown()  # those that started before may have begun conversations
             raise
-        # What is there now stays: a collection in the middle of a hundred turns need not look at it again.
+        # What exists now stays: a later garbage collection, in the middle of a hundred turns, need not scan it.
         gc.collect()
         gc.freeze()
         config = self._service.config

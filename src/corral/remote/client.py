@@ -31,11 +31,11 @@ class NoServiceError(Exception):
 
 
 class RefusedError(Exception):
-    """The service said why it does not serve this call, or said nothing in time."""
+    """The service refused, with a reason, or did not answer in time."""
 
 
 class NotServedError(RefusedError):
-    """The service ended the connection without a word, as it does with accounts that it does not serve."""
+    """The service closed the connection without an answer, as it does for accounts that it does not serve."""
 
 
 class AttachedSeat:
@@ -80,7 +80,7 @@ class AttachedSeat:
                         await front.ready()
         except (ValueError, KeyError, TypeError) as error:
             front.closed(f"the service was not understood: {error}")
-        except OSError:  # it went while something was being sent
+        except OSError:  # it was lost while something was being sent
             await self._tell_of_the_end(front)
         except Exception as error:
             front.closed(f"a fault in this chat: {error!r}")
@@ -125,9 +125,9 @@ class AttachedSeat:
         self._writer.close()
 
     async def _tell_of_the_end(self, front: Front) -> None:
-        """The connection ended without a word: of a service that died, or of one that lives and waits no longer."""
+        """Find out whether the service has died, or lives and has dropped this connection."""
         if self._over:
-            return  # this end did it
+            return  # closed from this end
         self._over = True
         try:
             _, writer = await _connect(self._path)
@@ -166,7 +166,7 @@ async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWrit
     connection.setblocking(False)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            # The kernel tells nobody when there is room in a backlog again.
+            # The kernel does not report when a backlog has room again.
             while not _is_connected(connection, path):  # noqa: ASYNC110
                 await asyncio.sleep(CONNECT_PAUSE)
             return await asyncio.open_unix_connection(sock=connection, limit=wire.MOST_BYTES)
@@ -185,7 +185,7 @@ def _is_connected(connection: socket.socket, path: Path) -> bool:
     try:
         connection.connect(os.fspath(path))
     except BlockingIOError:
-        # More connections wait there than may wait. asyncio would take it for one that is being made.
+        # The backlog is full. asyncio would take this for a connection in progress.
         return False
     return True
 
@@ -199,7 +199,7 @@ async def _ask(
             writer.write(wire.encode(first))
             with suppress(OSError):
                 line = await reader.readline()
-    except TimeoutError:  # an OSError too, but another matter
+    except TimeoutError:  # a subclass of OSError, handled apart
         raise RefusedError(f"the service has not answered in {timeout:g} s") from None
     if not line:
         raise NotServedError(

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 HELLO_TIMEOUT = 5.0  # seconds for the first line
-STALL_TIMEOUT = 30.0  # seconds for which a client may not read before it is let go of
+STALL_TIMEOUT = 30.0  # seconds that a client may read nothing before it is disconnected
 FLUSH_TIMEOUT = 2.0  # seconds for the last lines to be read
-MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which its turn waits for it
+MOST_WAITING = 1 << 20  # bytes not yet read by a client, above which events wait in its queue
 MOST_CONNECTIONS = 256
 MOST_OF_ACCOUNT = 32
 TOO_MANY = "too many chats are open at the service: end one, and try again"
@@ -93,7 +93,7 @@ class SocketServer:
         await self._connections.settle(FLUSH_TIMEOUT)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Decided here and at once, from a table: a stranger holds no place that others need, and costs no thread.
+        # Decided at once, from a table: a stranger takes no place from others, and no thread.
         try:
             account = Account(peer_uid(writer.get_extra_info("socket")))
         except OSError:  # it has gone already
@@ -116,7 +116,7 @@ class SocketServer:
         try:
             async with asyncio.timeout(HELLO_TIMEOUT):
                 line = await reader.readline()
-            if not line:  # it only looked whether there is a service
+            if not line:  # a probe for a listening service
                 return
             first = wire.first_decoder.decode(line)
             await _Client(self._service, account, reader, writer).serve(first)
@@ -131,7 +131,7 @@ class SocketServer:
                     await writer.wait_closed()
             except TimeoutError:  # a client that does not read would keep the descriptor, uncounted
                 writer.transport.abort()
-            except OSError:  # it is lost already; to abort it then is an error of asyncio's
+            except OSError:  # it is lost already; asyncio fails on aborting it then
                 pass
 
 
@@ -194,7 +194,7 @@ class _Client:
             self._write_line(line)
 
     async def ready(self) -> None:
-        """Wait until the client has read most of it. One that does not read is let go of: its turn goes on."""
+        """Wait until the client has read most of it. One that does not read is disconnected, and its turn goes on."""
         try:
             async with asyncio.timeout(STALL_TIMEOUT):
                 await self.writer.drain()
@@ -239,12 +239,12 @@ class _Client:
     async def _take_calls(self, seat: LocalSeat) -> None:
         while not self.gone:
             await seat.caught_up()  # a client that asks must read the answers
-            # A read may bring thousands of calls, and taking one that is there already waits for nothing: between any
-            # two of them it is everybody else's turn.
+            # One read may bring thousands of calls, and taking one that is buffered does not wait: yield to the others
+            # between any two.
             await asyncio.sleep(0)
             line = await self._line()
             if line is None:
-                seat.tell(f"not taken: more than {wire.MOST_CALL_BYTES >> 20} MB are no message")
+                seat.tell(f"not taken: a message may have at most {wire.MOST_CALL_BYTES >> 20} MB")
                 continue
             if not line:
                 return
@@ -260,7 +260,7 @@ class _Client:
                     seat.decline(approval_id)
                 case wire.Plain(name=name):
                     if name not in wire.PLAIN:
-                        raise ValueError(f"there is no call {name!r}")
+                        raise ValueError(f"unknown call {name!r}")
                     getattr(seat, name)()
 
     async def _line(self) -> bytes | None:
@@ -295,7 +295,7 @@ class _Client:
 
 
 def _open_to_everybody(path: Path) -> None:
-    """Let every account connect; who it is decides later. Raises OSError.
+    """Let every account connect; access is decided for each connection. Raises OSError.
 
     Not by the name: where others may write to the folder, it can be a link to any file of this account by now.
     """
@@ -324,7 +324,7 @@ async def _make_way(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise FileExistsError(17, "there is a file that is no socket")
+        raise FileExistsError(17, "a file that is not a socket is there")
     probe = socket.socket(socket.AF_UNIX)
     try:
         probe.settimeout(1.0)

@@ -1,8 +1,8 @@
 """What goes over the socket.
 
-The first line of a client is a `Hello` or an `EndPerson`; the service answers a Hello with a `welcome`, an EndPerson
-with a `done`, and says nothing at all to whom it does not serve. Then the client sends calls of its seat, and the
-service events: those of `corral chat --json`, and `idle` and `closed`.
+The first line of a client is a `Hello` or an `EndPerson`; the service answers a Hello with a `welcome` and an EndPerson
+with a `done`. It closes the connection of an account that it does not serve without an answer. Then the client sends
+calls of its seat, and the service events: those of `corral chat --json`, and `idle` and `closed`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSION = 1
 
 
 class Hello(msgspec.Struct, tag="hello", tag_field="call", omit_defaults=True):
-    """Who talks, and with what."""
+    """Open a seat: for whom, and at which conversation."""
 
     version: int = VERSION
     person: str | None = None
@@ -154,7 +154,7 @@ def _cut(value: Any, most: int) -> Any:
 
 
 def _encodable(value: Any) -> Any:
-    """The same in what JSON can say: no halves of surrogate pairs, no numbers without an end."""
+    """The same without what JSON cannot hold: lone surrogates, infinite numbers."""
     match value:
         case str():
             return valid(value)
@@ -173,7 +173,7 @@ def welcome_json(welcome: Welcome) -> dict[str, Any]:
 
 
 def welcome_from(data: dict[str, Any]) -> Welcome:
-    """The Welcome again. Raises KeyError, msgspec.ValidationError for what is none."""
+    """The Welcome that it stands for. Raises KeyError, msgspec.ValidationError if it is not one."""
     return Welcome(
         data["person"],
         data["engine"],
@@ -185,7 +185,7 @@ def welcome_from(data: dict[str, Any]) -> Welcome:
 def event_from(data: dict[str, Any]) -> Shown:
     """The event that an object stands for; a notice for one of a newer service, which this client does not know.
 
-    Raises KeyError, TypeError or ValueError (msgspec.ValidationError) for what is no event.
+    Raises KeyError, TypeError or ValueError (msgspec.ValidationError) if it is not an event.
     """
     name = data["event"]
     if name == events.BackendEnded.event:

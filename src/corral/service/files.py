@@ -37,6 +37,7 @@ TIMEOUT = 600.0  # seconds for one transfer altogether
 STALL_TIMEOUT = 30.0  # seconds in which a piece must be taken or given by the person's side
 CANCEL_TIMEOUT = 1.0  # seconds for a source to let itself be cancelled
 GRACE, KILL = 1.0, 5.0  # seconds
+MOST_PATH = 4096  # bytes, as the kernel takes them
 MOST_NAME = 200  # bytes of a file's name in UTF-8; file systems take 255, and a number may come into it
 
 _PROGRAM = Path(__file__).with_name("files_as_account.py")
@@ -139,6 +140,8 @@ class Files:
 
         path: relative to the workspace, or absolute and in it. Only regular files, and none behind a symbolic link.
         """
+        if len(path.encode(errors="replace")) > MOST_PATH:
+            raise FilesError(f"a path has at most {MOST_PATH:,} bytes")
         request = {"act": "get", "workspace": place.workspace, "path": valid(path), "most": most}
         async with self._helper(place, owner, request) as job:
             answer = await _answer(job)

@@ -35,7 +35,7 @@ class _Tool:
 
 
 class Activity:
-    """Fed with what a conversation shows; `line` is what to show of it now."""
+    """Follows the events of a conversation; `line` is the status line for them."""
 
     def __init__(self, asking: Callable[[], bool]) -> None:
         """`asking`: whether an approval waits for the person."""
@@ -45,7 +45,7 @@ class Activity:
         self._tools: dict[str, _Tool] = {}
         self._limit: Limit | None = None
         self._told_at = 0.0
-        """When the limit was told."""
+        """When the limit event came (monotonic seconds)."""
         self._fixed = False
 
     @property

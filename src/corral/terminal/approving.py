@@ -26,7 +26,7 @@ class Approver:
     """The open approvals of one conversation; `decide` is told what the person decided."""
 
     def __init__(self, decide: Callable[[str, Answer], None], decline: Callable[[str], None] | None = None) -> None:
-        """`decline`: called instead of asking, where nobody can be asked."""
+        """`decline`: called instead of asking; None: the person is asked."""
         self._decide = decide
         self._decline = decline
         self._open: dict[str, ApprovalRequested] = {}
@@ -59,7 +59,7 @@ class Approver:
         return [f"{key}: {meaning}" for key, meaning in MEANINGS.items() if self.offers(WORDS[key])]
 
     def see(self, event: Shown) -> None:
-        """Take notice of what is asked, and of what is not any more. Where nobody can be asked the answer is no."""
+        """Note what is asked, and what no longer is; with `decline`, decline it at once."""
         if isinstance(event, ApprovalRequested):
             if self._decline is None:
                 self._open[event.approval_id] = event

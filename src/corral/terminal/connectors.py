@@ -31,9 +31,9 @@ from corral.tasks import Tasks
 log = structlog.get_logger(__name__)
 
 Connector: TypeAlias = Callable[[Front], AbstractAsyncContextManager[Seat]]
-"""Gives a front end its seat, for as long as the context lasts; what the seat runs is ended with it.
+"""Gives a front end its seat while the context lasts, and ends what the seat runs.
 
-Raises ConnectorError with a sentence where there is none to be had."""
+Raises ConnectorError with a sentence if there is none."""
 
 OUTSIDE = "to hold it in this terminal, outside of any service, name your own account: `corral chat --user NAME`"
 SETTLE_TIMEOUT = 5.0  # seconds
@@ -54,16 +54,16 @@ class InProcess:
     user: str | None = None
     """The account that it runs as; None for this one."""
     person: str = ""
-    """Who was said to speak. There is nobody to choose from here: only the account itself is right."""
+    """The --person of the command line; without a config only the account's own name is valid."""
     told: str = ""
-    """Why it is held here, where nobody asked for that; empty where somebody did."""
+    """Why it is held in this process, if that was not asked for."""
     state_dir: Path | None = None
     cwd: Path | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     resume: str | None = None
 
     def connector(self) -> Connector:
-        """It, as a connector."""
+        """A connector for it."""
         return lambda front: _own_service(self, front)
 
 
@@ -79,7 +79,7 @@ class Configured:
     resume: str | None = None
 
     def connector(self) -> Connector:
-        """It, as a connector."""
+        """A connector for it."""
         return self._hosted
 
     @asynccontextmanager
@@ -88,7 +88,7 @@ class Configured:
         name = self.person or (people[0] if len(people) == 1 else None)
         if name is None or name not in people:
             unknown = f"{self.config.path} has nobody called {self.person!r}; " if self.person else ""
-            raise ConnectorError(f"{unknown}say who speaks, --person NAME: {', '.join(people)}")
+            raise ConnectorError(f"{unknown}say who you act for, with --person NAME: {', '.join(people)}")
         person = self.config.person(name)
         assert person is not None
         ref = ConversationRef(name, self.engine or self.config.engine_of(person), "", self.model)
@@ -102,7 +102,7 @@ class Configured:
 def first_of(places: Sequence[Path], hello: wire.Hello, otherwise: Connector) -> Connector:
     """Take a seat at the first socket with a listening service; use `otherwise` only if none of the sockets exists.
 
-    A service that is there and does not serve this chat, or is down, is no reason to hold it elsewhere: an agent
+    If a service exists but refuses this chat, or is down, the chat is not held elsewhere: an agent
     outside of the service would have neither its bounds nor its operator.
     """
 
@@ -206,7 +206,7 @@ async def _hosted(
 
 
 async def _open_store(state_dir: Path, elsewhere: Path) -> tuple[Store, str]:
-    """The store; a passing one, and why, where there can be none."""
+    """The store; a temporary one, with the reason, if it cannot be opened."""
     try:
         return await Store.open(state_dir, what="chat"), ""
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""What a person typed, kept in a file that nobody else reads."""
+"""What a person typed, kept in a file of mode 0600."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class PrivateHistory(FileHistory):
     """A FileHistory of mode 0600 that stays short, and whose disk may be full."""
 
     def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
-        """`tell` hears, once, why nothing can be kept."""
+        """`tell`: called once, with the reason, if nothing can be kept."""
         self._path = path
         self._tell = tell
         self._works = True
         super().__init__(path)
 
     def load_history_strings(self) -> Iterable[str]:
-        """The last first."""
+        """Newest first."""
         try:
             self._prepare()
             return list(super().load_history_strings())
@@ -58,7 +58,7 @@ class PrivateHistory(FileHistory):
 
 
 def history_of(path: Path | None, tell: Callable[[str], None]) -> History:
-    """The history that `path` keeps; without one, one that lasts as long as the chat."""
+    """The history in the file `path`; None: one that is kept in memory."""
     return InMemoryHistory() if path is None else PrivateHistory(path, tell)
 
 

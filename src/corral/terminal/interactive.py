@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 LIVE_LINES = 8
-SURPRISE = 0.4  # seconds after a question in which a key was meant for something else
+SURPRISE = 0.4  # seconds after a question within which a key was meant for something else
 KEYS = """\
 Enter sends; Alt-Enter and Ctrl-J begin a new line; Ctrl-R searches what you typed before.
 Ctrl-C stops the turn, and pressed again leaves; so do Ctrl-D on an empty line, and /quit."""
@@ -77,7 +77,7 @@ class Interactive:
         self._refresh()
 
     def leaving(self) -> None:
-        self._output.lose_patience()
+        self._output.stop_waiting()
         self._activity.do(LEAVING, last=True)
         self._approver.forget()
         self._refresh()
@@ -87,7 +87,7 @@ class Interactive:
         if self._screen is not None:
             await self._screen.stop()
 
-    # What the seat tells.
+    # Called by the seat (corral.service.front.Front).
 
     def show(self, event: Shown) -> None:
         self._session.note(event)
@@ -112,7 +112,7 @@ class Interactive:
     def closed(self, reason: str) -> None:
         self._session.closed(reason)
 
-    # What the keys do (corral.terminal.keys.Handler).
+    # Called by the keys (corral.terminal.keys.Handler).
 
     def enter(self) -> None:
         text, secret = self._buffer.text, self._secret()
@@ -153,7 +153,7 @@ class Interactive:
         self._approver.decide(decision)
         self._ask()
 
-    # How.
+    # Internals.
 
     def _is_command(self, text: str, *, secret: bool) -> bool:
         if not text.startswith("/"):
@@ -181,7 +181,7 @@ class Interactive:
             self._activity.do(WAITING)
 
     def _keep(self) -> None:
-        """The line is taken, and kept in the history."""
+        """Take the line, and keep it in the history."""
         self._buffer.append_to_history()
         self._buffer.reset()
 
@@ -220,7 +220,7 @@ class Interactive:
             if self._activity.running:
                 self._refresh()
 
-    # What is drawn.
+    # Drawing.
 
     def _live(self) -> Fragments:
         assert self._screen is not None
@@ -248,7 +248,7 @@ class Interactive:
 
 
 def _careful(draw: Callable[[], Fragments]) -> Callable[[], Fragments]:
-    """What is drawn, or nothing: a fault in it must not freeze the screen, and with it the way out."""
+    """What is drawn, or nothing: a fault in drawing must not freeze the screen, or the keys that leave it."""
 
     def drawn() -> Fragments:
         try:
@@ -262,4 +262,4 @@ def _careful(draw: Callable[[], Fragments]) -> Callable[[], Fragments]:
 
 def _log_fault(error: BaseException | None) -> None:
     if error is not None:
-        log.error("the status line is not drawn any more", exc_info=error)
+        log.error("the status line is no longer drawn", exc_info=error)

@@ -36,7 +36,7 @@ class Handler(Protocol):
         """Whether a key may decide so, now."""
 
     def decide(self, decision: Decision) -> None:
-        """It does."""
+        """Decide so."""
 
 
 def bindings(buffer: Buffer, handler: Handler) -> KeyBindings:

@@ -13,7 +13,7 @@ MOST_BYTES = 2**20  # of a line; an input without line ends must not fill the me
 class Lines:
     """Reads a terminal, a pipe or a file: `on_line` gets each line without its end, `on_end` is called once, last.
 
-    A line of more than MOST_BYTES is handed to nobody; `on_too_long` is called for it.
+    A line of more than MOST_BYTES is dropped, and `on_too_long` is called for it.
 
     The descriptor stays in blocking mode: O_NONBLOCK belongs to the open file, which the shell and standard output
     share with this process. It is read only when the loop says that there is something to read.

@@ -1,4 +1,4 @@
-"""Standard output through a thread: whoever reads it and stalls must not keep a signal from ending the tree."""
+"""Standard output through a thread: a reader that stalls must not keep a signal from ending the tree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLUSH_TIMEOUT = 2.0  # seconds
 
 
 class Output(io.TextIOBase):
-    """A text file that never makes its writer wait; `on_broken` is called once, in the loop, when nobody reads on."""
+    """A text file that never makes its writer wait; `on_broken` is called once, in the loop, if its reader goes."""
 
     def __init__(self, descriptor: int, on_broken: Callable[[], None]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Output(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """What rich asks to know whether its lines can be drawn."""
+        """Asked by rich, which chooses the characters of its lines by it."""
         return "utf-8"
 
     def fileno(self) -> int:
@@ -66,7 +66,7 @@ class Output(io.TextIOBase):
             self._held = []
 
     def release(self) -> None:
-        """Let go of what was held."""
+        """Write what was held."""
         held, self._held = self._held, None
         if held:
             self.write("".join(held))
@@ -100,8 +100,8 @@ class Output(io.TextIOBase):
             return False
         return True
 
-    def lose_patience(self) -> None:
-        """From now on `ready` does not wait: it is time to leave."""
+    def stop_waiting(self) -> None:
+        """From now on `ready` does not wait."""
         self._patient = False
         self._room.set()
 
@@ -135,5 +135,5 @@ class Output(io.TextIOBase):
     def _tell(self, call: Callable[[], None]) -> None:
         try:
             self._loop.call_soon_threadsafe(call)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed: nothing awaits this any more
             return

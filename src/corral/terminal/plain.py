@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from corral.terminal.session import Session
 
 QUIT = ("/quit", "/exit")
-# A file of a hundred messages is a hundred turns, and no queue of a hundred: the seat has one running, one waiting.
+# A file of a hundred messages becomes a hundred turns without filling the queue: one runs, one waits.
 MOST_AHEAD = 2
 MOST_HELD = 1000  # messages read ahead, above which the input waits
 ENDING = ("/stop", "/new")
@@ -54,7 +54,7 @@ class Plain:
         self.show(Notice("stopping the turn; Ctrl-C again leaves"))
 
     def leaving(self) -> None:
-        self._output.lose_patience()
+        self._output.stop_waiting()
         self._lines.close()
         self._held.clear()
 
@@ -63,7 +63,7 @@ class Plain:
         self._echo.set(shown=True)
         self._printer.fresh_line()
 
-    # What the seat tells.
+    # Called by the seat (corral.service.front.Front).
 
     def show(self, event: Shown) -> None:
         self._session.note(event)
@@ -88,7 +88,7 @@ class Plain:
     def closed(self, reason: str) -> None:
         self._session.closed(reason)
 
-    # What the person says.
+    # Input.
 
     def _take(self, line: str) -> None:
         self._printer.entered()
@@ -113,7 +113,7 @@ class Plain:
         self._set_echo()
 
     def _refuse(self) -> None:
-        self.show(Notice(f"not sent: a line of more than {MOST_BYTES >> 20} MB is no message"))
+        self.show(Notice(f"not sent: a line may have at most {MOST_BYTES >> 20} MB"))
         self._session.leave(FAILED)
 
     def _ended(self) -> None:
@@ -122,7 +122,7 @@ class Plain:
 
     def _send_held(self) -> None:
         if self._session.seat is None:
-            return  # what comes before the seat is told to nobody
+            return  # there is no seat yet to send it to
         while self._held and self._ahead < MOST_AHEAD:
             self._ahead += 1
             self._session.send(self._held.popleft())
@@ -161,13 +161,13 @@ class Plain:
 
 
 class _Echo:
-    """Whether the terminal shows what is typed."""
+    """Turns the terminal's echo on and off."""
 
     def __init__(self) -> None:
         self._shown = True
 
     def set(self, *, shown: bool) -> None:
-        """Change it, where there is a terminal."""
+        """Set it, if there is a terminal."""
         if shown != self._shown:
             self._shown = shown
             with suppress(termios.error):

@@ -29,16 +29,16 @@ PROMPT = "> "
 
 
 class Printer(Protocol):
-    """What shows a chat."""
+    """Prints a chat."""
 
     def show(self, event: Shown) -> None:
         """Show an event."""
 
     def prompt(self) -> None:
-        """Invite the person to speak, where there is one."""
+        """Show the prompt, if a person types here."""
 
     def entered(self) -> None:
-        """Hear that the person ended a line, which the terminal has shown."""
+        """Called when the person has ended a line, which the terminal has echoed."""
 
     def fresh_line(self) -> None:
         """End the line that is open."""
@@ -54,13 +54,13 @@ class JsonPrinter:
         self._out.write(harmless_json(json.dumps(to_json(event), ensure_ascii=False)) + "\n")
 
     def prompt(self) -> None:
-        """Programs need none."""
+        """No prompt for a program."""
 
     def entered(self) -> None:
-        """Programs do not echo."""
+        """A program's input is not echoed."""
 
     def fresh_line(self) -> None:
-        """Every object ends its line."""
+        """No line is ever open."""
 
 
 class TextPrinter:
@@ -107,7 +107,7 @@ class TextPrinter:
         self._prompted = self._open_line = False
 
     def say(self, block: RenderableType) -> None:
-        """Something of the program's own, on a line of its own."""
+        """Print something of the program's own, on a new line."""
         self._line(block)
 
     def fresh_line(self) -> None:

@@ -75,7 +75,7 @@ class Screen:
                 cast("TextIO", output),
                 self._size,
                 term=os.environ.get("TERM"),
-                enable_cpr=False,  # a terminal that does not answer would be waited for
+                enable_cpr=False,  # it would wait for a terminal that does not answer
             ),
             color_depth=ColorDepth.from_env(),
             erase_when_done=True,
@@ -160,7 +160,7 @@ class Screen:
         except EOFError:
             self._on_gone()
         except Exception:
-            # Whatever broke: the agent must be ended, and the terminal be given back, before anybody hears of it.
+            # Whatever broke: the agent must be ended and the terminal restored before it is reported.
             self._on_gone()
             raise
 

@@ -24,38 +24,38 @@ if TYPE_CHECKING:
     from corral.terminal.connectors import Connector
 
 FAILED = 1
-LEAVE_TIMEOUT = 60.0  # seconds from leaving to the seat's last word; a ladder is shorter
+LEAVE_TIMEOUT = 60.0  # seconds from leaving to `closed`; a ladder is shorter
 
-# A turn that somebody else began, or that began before this front end came, has no TurnStarted here.
+# A turn that another front end began, or that began before this one attached, has no TurnStarted here.
 WORK = (TurnStarted, Text, Reasoning, ToolStarted, ToolOutput, ApprovalRequested)
 
 
 class View(Front, Protocol):
-    """A front end that a person, or a program, sits before."""
+    """The terminal's side: what shows a conversation and takes input for it."""
 
     def begin(self, seat: Seat) -> None:
-        """There is a seat: begin to take input."""
+        """Called when there is a seat: begin to take input."""
 
     def stopping(self) -> None:
-        """Tell that the turn is being stopped, and how to leave."""
+        """Called when the turn is being stopped: say so, and how to leave."""
 
     def leaving(self) -> None:
-        """It is time to leave: take no more input, and wait for nobody."""
+        """Called when the session leaves: take no more input, and wait for no reader."""
 
     async def end(self) -> None:
-        """Show no more, and leave the terminal as it was."""
+        """Show no more, and restore the terminal."""
 
 
 class Session:
-    """Held by `hold`, from the seat's beginning to its last word."""
+    """One session: `hold` takes a seat, and returns when it is closed."""
 
     def __init__(self, *, strict: bool) -> None:
-        """`strict`: whether a turn that fails makes the whole fail, because nobody sits there to see it."""
+        """`strict`: a failed turn makes the exit status FAILED, for input that is not typed."""
         self.seat: Seat | None = None
         self.busy = False
-        """Whether something was said that is not done."""
+        """Whether a message or a command is not done yet."""
         self.reason = ""
-        """Why the seat was taken away, if it was."""
+        """Why the service closed the seat; empty if it did not."""
         self._strict = strict
         self._view: View | None = None
         self._left: int | None = None
@@ -67,23 +67,23 @@ class Session:
 
     @property
     def left(self) -> bool:
-        """Whether it is on its way out."""
+        """Whether it is leaving."""
         return self._left is not None
 
     @property
     def status(self) -> int:
-        """Of the exit: that of `leave`; else FAILED if something survived or, for a strict session, a turn failed."""
+        """The exit status: that of `leave`; else FAILED if a process survived or, if strict, a turn failed."""
         return self._left or (FAILED if self._survivors or (self._strict and self._failures) else 0)
 
     async def hold(self, connector: Connector, view: View) -> None:
-        """Take a seat, and stay until it is closed; it is left by `leave`."""
+        """Take a seat, and return when it is closed; `leave` closes it."""
         self._view = view
         visiting = asyncio.get_running_loop().create_task(self._visit(connector, view))
         leaving = asyncio.get_running_loop().create_task(self._leaving.wait())
         try:
             await asyncio.wait([visiting, leaving], return_when=asyncio.FIRST_COMPLETED)
             if self.seat is None:
-                visiting.cancel()  # there is nothing yet that could be left
+                visiting.cancel()  # there is no seat yet to leave
             await asyncio.wait([visiting])
         finally:
             leaving.cancel()
@@ -102,13 +102,15 @@ class Session:
                 async with asyncio.timeout(LEAVE_TIMEOUT):
                     await self._closed.wait()
             except TimeoutError:
-                self.reason = f"the agent's end was not told in {LEAVE_TIMEOUT:g} s; `corral ps` shows what is left"
+                self.reason = (
+                    f"the agent was not reported ended within {LEAVE_TIMEOUT:g} s: `corral ps` shows what is left"
+                )
                 self._left = self._left or FAILED
 
-    # What the front end hears.
+    # Called by the view, with what the seat shows.
 
     def note(self, event: Shown) -> None:
-        """Take notice of what counts for the exit status."""
+        """Note what counts for `busy` and for the exit status."""
         if isinstance(event, WORK):
             self.busy = True
         elif isinstance(event, TurnEnded):
@@ -117,7 +119,7 @@ class Session:
             self._survivors = self._survivors or not event.report.empty
 
     def idle(self) -> None:
-        """Nothing is left to be done."""
+        """Nothing runs and nothing waits."""
         self.busy = False
         self._interrupts = 0
 
@@ -127,22 +129,22 @@ class Session:
         self._closed.set()
         self.leave(FAILED if reason else 0)
 
-    # What the front end does.
+    # Called by the view, for the person.
 
     def send(self, text: str) -> None:
-        """Say something to the agent."""
+        """Send a message to the agent."""
         if self.seat is not None and not self.left:
             self.busy = True
             self.seat.send(Input(text))
 
     def command(self, line: str) -> None:
-        """Do what a command says."""
+        """Run a command."""
         if self.seat is not None and not self.left:
             self.busy = True
             self.seat.command(line)
 
     def interrupt(self) -> None:
-        """Ctrl-C: stop the turn; without one, or for the second time, leave; on the way out, hurry."""
+        """Ctrl-C: stop the turn; if none runs, or at the second press, leave; while leaving, hurry."""
         if self.left:
             if self.seat is not None:
                 self.seat.hurry()
@@ -154,7 +156,7 @@ class Session:
             self.leave(0)
 
     def leave(self, status: int) -> None:
-        """It is time to go; the first status counts."""
+        """Leave; the first status counts."""
         if self._left is None:
             self._left = status
             self._leaving.set()
@@ -162,9 +164,9 @@ class Session:
                 self._view.leaving()
 
     def on_signal(self, number: int) -> None:
-        """INT as Ctrl-C; TERM and HUP leave, and INT or TERM on the way out hurries.
+        """INT acts as Ctrl-C; TERM and HUP leave; INT or TERM while leaving hurries.
 
-        A terminal that goes away is told in several ways at once, HUP among them: that is no impatience.
+        A terminal that goes away sends several signals at once, HUP among them, so HUP never hurries.
         """
         if number == signal.SIGINT or (self.left and number != signal.SIGHUP):
             self.interrupt()
@@ -173,7 +175,7 @@ class Session:
 
 
 class Signals:
-    """INT, TERM and HUP to a function while it lasts; stopped jobs and the rest stay the shell's matter."""
+    """Calls a function for INT, TERM and HUP while the context lasts."""
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
