@@ -176,6 +176,35 @@ async def test_two_callers_do_not_disturb_each_other(scene: Scene) -> None:
         assert (await rest(events))[-1].status == "interrupted"
 
 
+async def test_of_two_messages_at_once_one_has_its_turn_and_the_other_is_refused(scene: Scene) -> None:
+    async with scene("talk") as backend:
+        results = await asyncio.gather(collect(backend, "one"), collect(backend, "two"), return_exceptions=True)
+        [refused] = [result for result in results if isinstance(result, BaseException)]
+        [events] = [result for result in results if not isinstance(result, BaseException)]
+        assert isinstance(refused, TurnRunningError)
+        assert text(events) == "hello"
+        assert text(await collect(backend, "three")) == "hello"
+
+
+async def test_an_interrupt_right_behind_a_message_stops_its_turn(scene: Scene) -> None:
+    async with scene("work") as backend:
+        reading = asyncio.create_task(collect(backend, "go"))
+        stopped = [await backend.interrupt("at once") for _ in range(1000) if not reading.done()]
+        assert any(stopped)
+        assert (await reading)[-1] == TurnEnded("interrupted", "at once")
+        assert not backend.gone
+
+
+@pytest.mark.parametrize("rounds", range(8))
+async def test_a_message_and_an_end_at_once_are_one_turn_and_one_ending(scene: Scene, rounds: int) -> None:
+    async with scene("work") as backend:
+        reading = asyncio.create_task(collect(backend, "go"))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        await backend.end()
+        assert (await reading)[-1].status in ("failed", "interrupted")
+
+
 @pytest.mark.parametrize("how", ["close", "break", "cancel"])
 async def test_a_reader_who_leaves_has_the_turn_interrupted_and_the_next_turn_works(scene: Scene, how: str) -> None:
     async with scene("work") as backend:

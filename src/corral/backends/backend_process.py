@@ -245,9 +245,13 @@ class BackendProcess:
         self._inbox.refuse(self._gone)
         if not started.done():
             started.set_exception(BackendError(f"{self.kind.name} did not start: {self._gone}"))
-        ended = await ending.end(self._process, turn, self.launch.goodbye)  # bounded by the ladder
-        await self._tasks.settle(TASKS_TIMEOUT)
-        await self._process.engine.settle(TASKS_TIMEOUT)
+        try:
+            ended = await ending.end(self._process, turn, self.launch.goodbye)  # bounded by the ladder
+            await self._tasks.settle(TASKS_TIMEOUT)
+            await self._process.engine.settle(TASKS_TIMEOUT)
+        finally:
+            if turn is not None:
+                turn.fail(self._gone)  # in case the engine's output could not be read to its end
         self._state = Ended(ended)
         return ended
 

@@ -214,6 +214,16 @@ TurnEvent: TypeAlias = TurnStarted | EngineEvent | ApprovalRequested | ApprovalC
 Event: TypeAlias = BackendStarted | TurnEvent | BackendEnded
 
 
+def stream_of(event: object) -> tuple[type, str] | None:
+    """The stream of text that an event is a piece of; None for an event that is no piece."""
+    match event:
+        case Text() | Reasoning():
+            return type(event), event.message_id
+        case ToolOutput():
+            return type(event), event.tool_id
+    return None
+
+
 def to_json(event: Event) -> dict[str, Any]:
     """The event as the JSON object of `corral chat --json`: its name under `event`, then its fields."""
     if isinstance(event, BackendEnded):

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from corral.backends.events import Reasoning, Text, ToolOutput
+from corral.backends.events import Reasoning, Text, ToolOutput, stream_of
 
 if TYPE_CHECKING:
     from corral.backends.events import TurnEvent
@@ -59,7 +59,7 @@ class TurnFeed:
 
     def _merge(self, event: TurnEvent) -> bool:
         """Whether the event is more of the last one's text, and was added to that."""
-        if not isinstance(event, Text | Reasoning | ToolOutput) or _stream(event) != _stream(self._events[-1]):
+        if not isinstance(event, Text | Reasoning | ToolOutput) or stream_of(event) != stream_of(self._events[-1]):
             return False
         if isinstance(event, Text | Reasoning) or self._waiting < MAX_LAG_OUTPUT:
             self._parts.append(event.delta)
@@ -73,12 +73,3 @@ class TurnFeed:
         self._events[-1] = replace(last, delta="".join([last.delta, *self._parts]))
         self._parts = []
         self._waiting = 0
-
-
-def _stream(event: TurnEvent) -> tuple[type[TurnEvent], str] | None:
-    match event:
-        case Text() | Reasoning():
-            return type(event), event.message_id
-        case ToolOutput():
-            return type(event), event.tool_id
-    return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from corral.backends.bounds import text_bytes
-from corral.backends.events import Reasoning, Text, ToolOutput
+from corral.backends.events import Reasoning, Text, ToolOutput, stream_of
 from corral.service.front import Missed
 from corral.tasks import Tasks
 
@@ -213,7 +213,7 @@ class _Item:
 
     def merge(self, event: Text | Reasoning | ToolOutput) -> int:
         """Take in more of the same text; how many bytes that added, 0 if it is not the same."""
-        if self.event is None or _stream(self.event) != _stream(event):
+        if self.event is None or stream_of(self.event) != stream_of(event):
             return 0
         if self.more is None:
             self.more = io.StringIO()
@@ -229,12 +229,3 @@ class _Item:
             return self.event
         assert isinstance(self.event, _STREAMED), "only those are merged"
         return replace(self.event, delta=self.event.delta + self.more.getvalue())
-
-
-def _stream(event: Shown) -> tuple[type[Shown], str] | None:
-    match event:
-        case Text() | Reasoning():
-            return type(event), event.message_id
-        case ToolOutput():
-            return type(event), event.tool_id
-    return None
