@@ -33,6 +33,7 @@ from corral.backends.events import (
 )
 from corral.backends.launch import Launch
 from corral.backends.numbers import MOST_DOLLARS, MOST_TOKENS
+from corral.backends.states import Opening
 from corral.process import StartError
 from tests.harness.backends import check, collect, of, reach, rest, running, scripted, text
 from tests.harness.waiting import until
@@ -615,7 +616,7 @@ async def test_an_end_during_the_start_ends_what_is_started(engine: str, how: st
         with pytest.raises(BackendError):
             await starting
     else:
-        await until(lambda: backend._life is not None, what="the engine ran")
+        await until(lambda: isinstance(backend._life.state, Opening), what="the engine ran")
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting

@@ -94,7 +94,7 @@ async def test_notices_outside_a_turn_take_little_memory() -> None:
     tracemalloc.start()
     try:
         for number in range(40):
-            backend.notice(f"{number} {HUGE}")
+            backend.host.notice(f"{number} {HUGE}")
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

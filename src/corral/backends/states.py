@@ -1,4 +1,4 @@
-"""The states of a backend.
+"""The states of a backend (corral.backends.life).
 
 Fresh → Launching → Opening → Idle ⇄ InTurn → Stopping → Idle
            ↓           ↓       └────────┴───────┴──→ Ending → Ended
