@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FOLDER, INBOX = ".corral", "inbox"
 MOST_REQUEST = 1 << 16  # bytes of the line
 MOST_COLLISIONS = 1000
+MOST_SHOWN = 200  # characters of a path
 PIECE = struct.Struct("!I")  # bytes of the piece that follows; 0 after the last one
 PIECE_BYTES = 1 << 16
 
@@ -94,8 +95,8 @@ def get(workspace: int, request: dict[str, Any]) -> tuple[str, int, int]:
         try:
             folder = os.open(one, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
         except OSError as error:
-            raise RefusedError(_why_not("/".join(folders[: number + 1]), error)) from error
-    path = "/".join((*folders, name))
+            raise RefusedError(_why_not(_shown("/".join(folders[: number + 1])), error)) from error
+    path = _shown("/".join((*folders, name)))
     try:
         # Looked at first, because opening a device or a pipe can do something; and again, in case it was replaced.
         _check_regular(path, os.stat(name, dir_fd=folder, follow_symlinks=False))
@@ -200,10 +201,10 @@ def _components(workspace: int, request: dict[str, Any]) -> list[str]:
                 path = path[len(root.rstrip("/")) :]
                 break
         else:
-            raise RefusedError(f"{path} is not in the workspace {request['workspace']}")
+            raise RefusedError(f"{_shown(path)} is not in the workspace {request['workspace']}")
     found = [one for one in path.split("/") if one not in ("", ".")]
     if not found or ".." in found or "\0" in path:
-        raise RefusedError(f"{path!r} is not the path of a file in the workspace")
+        raise RefusedError(f"{_shown(path)!r} is not the path of a file in the workspace")
     return found
 
 
@@ -212,6 +213,11 @@ def _real_path(workspace: int, path: str) -> str:
         return os.readlink(f"{_DESCRIPTORS}/{workspace}")
     except OSError:
         return os.path.realpath(path)
+
+
+def _shown(path: str) -> str:
+    """The path for a sentence, whose reason must not be lost behind it."""
+    return path if len(path) <= MOST_SHOWN else f"{path[:MOST_SHOWN]}…"
 
 
 def _check_regular(path: str, about: os.stat_result) -> None:
