@@ -8,14 +8,15 @@ hears goes to HEARD.
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from corral.backends.backend import Answer, Input
 from corral.backends.events import Notice, Text
 from corral.remote import wire
+from corral.service.files import MOST_BYTES, FileOut, FilesError
 from corral.service.front import CommandHelp, Front, Reply, Welcome
 from corral.terminal import terminal
 
@@ -70,6 +71,12 @@ class Scripted:
     def hurry(self) -> None:
         self._hear("hurry")
         self._front.closed("")
+
+    async def put_file(self, name: str, pieces: AsyncIterable[bytes]) -> str:
+        raise FilesError("a scripted seat takes no files")
+
+    def get_file(self, path: str, *, most: int = MOST_BYTES) -> AbstractAsyncContextManager[FileOut]:
+        raise FilesError("a scripted seat has no files")
 
     def detach(self) -> None:
         self._hear("detach")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from corral.remote import wire
+from corral.service.files import MOST_BYTES, STALL_TIMEOUT, TIMEOUT, FileOut, FilesError, send_and_answer
+from corral.service.files_as_account import PIECE, PIECE_BYTES
 
 if TYPE_CHECKING:
     from corral.backends.backend import Answer, Input
@@ -42,12 +45,14 @@ class AttachedSeat:
     """A `corral.service.front.Seat` at a running service."""
 
     def __init__(
-        self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, welcome: Welcome
+        self, path: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, welcome: Welcome, name: str
     ) -> None:
+        """`name`: the service's for this seat, for connections that carry files."""
         self._path = path
         self._reader = reader
         self._writer = writer
         self._welcome = welcome
+        self._name = name
         self._over = False
 
     @classmethod
@@ -58,7 +63,7 @@ class AttachedSeat:
             first = await _ask(reader, writer, hello, WELCOME_TIMEOUT)
             if first.get("event") == "closed":
                 raise RefusedError(str(first.get("reason")))
-            return cls(path, reader, writer, wire.welcome_from(first))
+            return cls(path, reader, writer, wire.welcome_from(first), str(first.get("seat", "")))
         except BaseException:
             writer.close()
             raise
@@ -120,9 +125,36 @@ class AttachedSeat:
     def hurry(self) -> None:
         self._call(wire.Plain("hurry"))
 
+    async def put_file(self, name: str, pieces: AsyncIterable[bytes]) -> str:
+        """Hand a file to the person's account; its path in the workspace. Raises FilesError, and what `pieces` does."""
+        async with self._file_connection(wire.PutFile(self._name, name)) as (reader, writer):
+            answer = await send_and_answer(_send_pieces(writer, pieces), _file_answer(reader, TIMEOUT))
+            return str(answer["path"])
+
+    @asynccontextmanager
+    async def get_file(self, path: str, *, most: int = MOST_BYTES) -> AsyncIterator[FileOut]:
+        """A file from inside the workspace, at most `most` bytes. Raises FilesError."""
+        async with self._file_connection(wire.GetFile(self._name, path, most)) as (reader, _):
+            answer = await _file_answer(reader, STALL_TIMEOUT)
+            yield FileOut(str(answer["name"]), int(answer["size"]), _file_pieces(reader, int(answer["size"])))
+
     def detach(self) -> None:
         self._over = True
         self._writer.close()
+
+    @asynccontextmanager
+    async def _file_connection(
+        self, first: wire.PutFile | wire.GetFile
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        try:
+            reader, writer = await _connect(self._path)
+        except (NoServiceError, RefusedError) as error:
+            raise FilesError(str(error)) from error
+        try:
+            writer.write(wire.encode(first))
+            yield reader, writer
+        finally:
+            writer.transport.abort()
 
     async def _tell_of_the_end(self, front: Front) -> None:
         """Find out whether the service has died, or lives and has dropped this connection."""
@@ -159,6 +191,47 @@ async def end_person(path: Path, person: str) -> list[dict[str, Any]]:
     if answer.get("event") == "closed":
         raise RefusedError(str(answer.get("reason")))
     return list(answer["ended"])
+
+
+async def _send_pieces(writer: asyncio.StreamWriter, pieces: AsyncIterable[bytes]) -> None:
+    async for data in pieces:
+        try:
+            for start in range(0, len(data), PIECE_BYTES):
+                part = data[start : start + PIECE_BYTES]
+                writer.write(PIECE.pack(len(part)) + part)
+                async with asyncio.timeout(STALL_TIMEOUT):
+                    await writer.drain()
+        except TimeoutError:
+            raise FilesError(f"the service took nothing for {STALL_TIMEOUT:g} s") from None
+        except OSError:
+            return  # it takes no more: its answer says why
+    writer.write(PIECE.pack(0))
+
+
+async def _file_answer(reader: asyncio.StreamReader, within: float) -> dict[str, Any]:
+    """The service's answer. Raises FilesError for a refusal, or where there is none."""
+    line = b""
+    with suppress(OSError):  # a TimeoutError too
+        async with asyncio.timeout(within):
+            line = await reader.readline()
+    if not line:
+        raise FilesError("the service has dropped the transfer")
+    answer: dict[str, Any] = msgspec.json.decode(line)
+    if answer.get("event") != "file":
+        raise FilesError(str(answer.get("reason", "the service was not understood")))
+    return answer
+
+
+async def _file_pieces(reader: asyncio.StreamReader, size: int) -> AsyncIterator[bytes]:
+    while size > 0:
+        data = b""
+        with suppress(OSError):  # a TimeoutError too
+            async with asyncio.timeout(STALL_TIMEOUT):
+                data = await reader.read(min(size, PIECE_BYTES))
+        if not data:
+            raise FilesError("the transfer was cut off")
+        size -= len(data)
+        yield data
 
 
 async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import secrets
 import socket
 import stat
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from corral.backends.backend import Answer, Input
-from corral.remote import wire
+from corral.remote import transfers, wire
 from corral.remote.peers import peer_uid
 from corral.service import commands
 from corral.service.conversation_ref import ConversationRef
@@ -61,6 +62,8 @@ class SocketServer:
         self._server: asyncio.Server | None = None
         self._connections = Tasks(_ended)
         self._of_account: Counter[Account] = Counter()
+        self._clients: dict[str, _Client] = {}
+        """Those with a seat, or on the way to one, by the name of the seat."""
         self._closed = asyncio.Event()
 
     async def start(self) -> None:
@@ -119,7 +122,16 @@ class SocketServer:
             if not line:  # a probe for a listening service
                 return
             first = wire.first_decoder.decode(line)
-            await _Client(self._service, account, reader, writer).serve(first)
+            if isinstance(first, wire.PutFile | wire.GetFile):
+                await self._hand_over(account, first, reader, writer)
+                return
+            client = _Client(self._service, account, reader, writer)
+            self._clients[client.name] = client
+            try:
+                await client.serve(first)
+            finally:
+                del self._clients[client.name]
+                client.seat.cancel()
         except (TimeoutError, ValueError, OSError) as error:  # msgspec's errors are ValueErrors
             log.warning("a connection was ended", error=str(error))
         except RecursionError:  # the decoder's, for what a client sent
@@ -134,6 +146,22 @@ class SocketServer:
             except OSError:  # it is lost already; asyncio fails on aborting it then
                 pass
 
+    async def _hand_over(
+        self,
+        account: Account,
+        first: wire.PutFile | wire.GetFile,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        client = self._clients.get(first.seat)
+        if client is None or client.account != account:
+            await transfers.refuse("there is no such seat any more", reader, writer)
+            return
+        # It is there a moment after the welcome.
+        await asyncio.wait([client.seat], timeout=HELLO_TIMEOUT)
+        if client.seat.done() and not client.seat.cancelled():
+            await transfers.serve(client.seat.result(), first, reader, writer)
+
 
 @dataclass(eq=False)
 class _Client:
@@ -143,6 +171,9 @@ class _Client:
     account: Account
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    name: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Names its seat for the connections that carry files: only its client knows it."""
+    seat: asyncio.Future[LocalSeat] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     gone: bool = False
     aborting: asyncio.TimerHandle | None = None
     """Ends the connection after `closed`, unless its end is seen before."""
@@ -152,7 +183,7 @@ class _Client:
         """The people that it may act for."""
         return self.service.access.people(self.account)
 
-    async def serve(self, first: wire.First) -> None:
+    async def serve(self, first: wire.Hello | wire.EndPerson) -> None:
         """Answer the first line, then take calls until the client or the service ends it."""
         if isinstance(first, wire.EndPerson):
             await self._end_person(first.person)
@@ -177,6 +208,7 @@ class _Client:
             self.closed(str(error.args[0]))
             self._stop_aborting()  # nothing is read any more: `_serve` bounds the rest
             return
+        self.seat.set_result(seat)
         log.info("attached", person=person, uid=self.account.uid)
         try:
             await self._take_calls(seat)
@@ -234,7 +266,7 @@ class _Client:
 
     def _greet(self, welcome: Welcome) -> None:
         self.writer.transport.set_write_buffer_limits(high=MOST_WAITING)
-        self._write(wire.welcome_json(welcome))
+        self._write(wire.welcome_json(welcome, self.name))
 
     async def _take_calls(self, seat: LocalSeat) -> None:
         while not self.gone:

@@ -2,7 +2,8 @@
 
 The first line of a client is a `Hello` or an `EndPerson`; the service answers a Hello with a `welcome` and an EndPerson
 with a `done`. It closes the connection of an account that it does not serve without an answer. Then the client sends
-calls of its seat, and the service events: those of `corral chat --json`, and `idle` and `closed`.
+calls of its seat, and the service events: those of `corral chat --json`, and `idle` and `closed`. Each file has a
+connection of its own (`corral.remote.transfers`).
 """
 
 from __future__ import annotations
@@ -44,6 +45,22 @@ class EndPerson(msgspec.Struct, tag="end_person", tag_field="call"):
     person: str
 
 
+class PutFile(msgspec.Struct, tag="put_file", tag_field="call"):
+    """Seat.put_file, on a connection of its own; pieces follow (corral.remote.transfers)."""
+
+    seat: str
+    """The seat's, as the welcome has it."""
+    name: str
+
+
+class GetFile(msgspec.Struct, tag="get_file", tag_field="call"):
+    """Seat.get_file, on a connection of its own."""
+
+    seat: str
+    path: str
+    most: int
+
+
 class Send(msgspec.Struct, tag="send", tag_field="call", omit_defaults=True):
     """Seat.send."""
 
@@ -76,7 +93,7 @@ class Plain(msgspec.Struct, tag="do", tag_field="call"):
     name: str
 
 
-First: TypeAlias = Hello | EndPerson
+First: TypeAlias = Hello | EndPerson | PutFile | GetFile
 Call: TypeAlias = Send | Command | AnswerCall | Decline | Plain
 
 PLAIN = ("interrupt", "finish", "leave", "hurry", "detach")
@@ -167,9 +184,9 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def welcome_json(welcome: Welcome) -> dict[str, Any]:
-    """The service's answer to a Hello."""
-    return {"event": "welcome", **msgspec.to_builtins(welcome)}
+def welcome_json(welcome: Welcome, seat: str) -> dict[str, Any]:
+    """The service's answer to a Hello. `seat`: names the seat for connections that carry its files."""
+    return {"event": "welcome", "seat": seat, **msgspec.to_builtins(welcome)}
 
 
 def welcome_from(data: dict[str, Any]) -> Welcome:

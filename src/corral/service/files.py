@@ -12,11 +12,11 @@ import os
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from corral.process import Job
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 MOST_BYTES = 50 * 2**20  # of one file, unless the caller has another bound
 MOST_OF_PERSON = 4  # transfers at once
@@ -100,6 +102,26 @@ def safe_name(name: str) -> str:
     return f"{short}{ending}" or "file"
 
 
+async def send_and_answer(sending: Coroutine[Any, Any, None], answering: Coroutine[Any, Any, T]) -> T:
+    """Send, and wait for the answer, both at once: it may be a refusal while the source gives nothing.
+
+    Raises what either does, FilesError if the answer does not come within STALL_TIMEOUT of the last piece.
+    """
+    work = Tasks(lambda _: None)  # their errors are raised here
+    sent, answer = work.own(sending), work.own(answering)
+    try:
+        await asyncio.wait([sent, answer], return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            sent.result()
+            await asyncio.wait([answer], timeout=STALL_TIMEOUT)
+        if not answer.done():
+            raise FilesError(f"there was no answer within {STALL_TIMEOUT:g} s")
+        return answer.result()
+    finally:
+        work.cancel()
+        await asyncio.wait([sent, answer], timeout=CANCEL_TIMEOUT)
+
+
 class Files:
     """The transfers of a service, at most MOST_OF_PERSON at once for each person."""
 
@@ -107,7 +129,6 @@ class Files:
         self._of_person: Counter[str] = Counter()
         self._transfers: set[_Transfer] = set()
         self._endings = Tasks(_log)
-        self._work = Tasks(lambda _: None)  # whose errors are raised where they are awaited
 
     async def put(
         self, place: Place, name: str, pieces: AsyncIterable[bytes], *, owner: object, most: int = MOST_BYTES
@@ -118,21 +139,8 @@ class Files:
         """
         request = {"act": "put", "workspace": place.workspace, "name": safe_name(name), "most": most}
         async with self._helper(place, owner, request) as job:
-            # Both at once: it may refuse, or be ended from here, while the source gives nothing.
-            sending = self._work.own(_send(job, name, pieces, most))
-            answering = self._work.own(_answer(job, TIMEOUT))
-            try:
-                await asyncio.wait([sending, answering], return_when=asyncio.FIRST_COMPLETED)
-                if not answering.done():
-                    sending.result()
-                    await asyncio.wait([answering], timeout=STALL_TIMEOUT)
-                if not answering.done():
-                    raise FilesError(f"the workspace gave no answer in {STALL_TIMEOUT:g} s")
-                return os.path.join(place.workspace, answering.result()["path"])  # noqa: PTH118 - a text
-            finally:
-                sending.cancel()
-                answering.cancel()
-                await asyncio.wait([sending, answering], timeout=CANCEL_TIMEOUT)
+            answer = await send_and_answer(_send(job, name, pieces, most), _answer(job, TIMEOUT))
+            return os.path.join(place.workspace, answer["path"])  # noqa: PTH118 - a text, not a file of this account
 
     @asynccontextmanager
     async def get(self, place: Place, path: str, *, owner: object, most: int = MOST_BYTES) -> AsyncIterator[FileOut]:

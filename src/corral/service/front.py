@@ -9,7 +9,8 @@ misses words, is told how many by a `Missed`, and delays nobody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
@@ -18,6 +19,7 @@ from corral.backends.events import Event
 
 if TYPE_CHECKING:
     from corral.backends.backend import Answer, Input
+    from corral.service.files import FileOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,10 @@ class Front(Follower, Protocol):
 
 
 class Seat(Protocol):
-    """What a front end can do. Every call returns at once, and calls take effect in their order."""
+    """What a front end can do.
+
+    Every call but those of files returns at once, and calls take effect in their order.
+    """
 
     @property
     def welcome(self) -> Welcome:
@@ -122,6 +127,15 @@ class Seat(Protocol):
 
     def hurry(self) -> None:
         """Take the grace away from an ending that is under way."""
+
+    async def put_file(self, name: str, pieces: AsyncIterable[bytes]) -> str:
+        """Hand a file to the person's account; its path in the workspace.
+
+        Raises corral.service.files.FilesError, and whatever `pieces` raises.
+        """
+
+    def get_file(self, path: str, *, most: int = ...) -> AbstractAsyncContextManager[FileOut]:
+        """A file from inside the workspace, at most `most` bytes, while the context lasts. Raises FilesError."""
 
     def detach(self) -> None:
         """Go without a word, as a lost connection does: the turn goes on, the conversation can be taken up again."""
