@@ -329,9 +329,10 @@ async def test_a_message_that_a_reaper_does_not_understand_is_a_notice_and_costs
     message: bytes, tmp_path: Path
 ) -> None:
     async with await Job.start(["sleep", "1000"], state_dir=tmp_path) as job:
-        assert job._wire is not None
-        assert job._wire.transport is not None
-        job._wire.transport.write(message)
+        assert job._reaper is not None
+        assert job._reaper.wire is not None
+        assert job._reaper.wire.transport is not None
+        job._reaper.wire.transport.write(message)
         await until(lambda: any("was not understood" in notice for notice in job.notices), 10, "the reaper said so")
         assert truth.look(job.pid) is not None, "the job goes on"
         report = await job.end()

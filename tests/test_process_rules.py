@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.process.bare import lifeline, mark, procfs, signals, sudo
-from corral.process.bare.command import Command, Launch
 from corral.process.bare.ending import Ending, Ladder
-from corral.process.bare.reaper import Reaper
+from corral.process.bare.environment import Variables
+from corral.process.bare.launch import Launch
 from corral.process.bare.report import Report, SignalCount, Survivor, judge
+from corral.process.bare.reporting import Reporter
+from corral.process.bare.request import Command
+from corral.process.bare.rows import Rows, grow
 from corral.process.bare.table import Process
-from corral.process.bare.trackers import Rows, grow
 
 PIDS = st.integers(2, 4_000_000)
 UIDS = st.integers(0, 60_000)
@@ -423,13 +425,16 @@ class TestLifelineMessages:
     @pytest.mark.parametrize("survivors", [1, 12, 5000])
     def test_a_report_of_survivors_fits_into_a_message_whatever_they_call_themselves(self, survivors: int) -> None:
         class Tracker:
-            proof, blind, freezes = None, False, False
+            proof, blind, mark = None, False, 0
 
             def members(self) -> list[Process]:
                 return [Process(2 + number, uid=1, start_time=1, state="D") for number in range(survivors)]
 
             def empty(self) -> bool:
                 return False
+
+            def kill(self, due: list[Process], _killer: object) -> list[Process]:
+                return due
 
         line = "\N{LINEAR B SYLLABLE B008 A}" * 2_000_000
 
@@ -451,18 +456,18 @@ class TestLifelineMessages:
 
     def test_a_report_that_could_not_be_sent_is_sent_again(self) -> None:
         class Wire:
-            descriptor, sent, hears = -1, [], False
+            sent, hears = [], False
 
             def send(self, message: dict[str, Any]) -> bool:
                 self.sent.append(message)
                 return self.hears
 
         wire = Wire()
-        reaper = Reaper(cast("Any", wire))
-        reaper._deliver(Report("survivors", None, 1.0))
+        reporter = Reporter(cast("Any", wire), None, ())
+        reporter.deliver(Report("survivors", None, 1.0))
         wire.hears = True
         for _ in range(3):
-            reaper._tell_again()
+            reporter.send_again()
         assert len(wire.sent) == 2
         assert wire.sent[0] == wire.sent[1]
 
@@ -495,9 +500,8 @@ class TestStarting:
         def give_up(_seconds: float, _descriptor: int = -1) -> bool:
             raise GivenUpError
 
-        request = Command(["true"], None, {}, (), None, "/", 0)
         launch = Launch(
-            request,
+            Command(("true",), None, Variables({}, None, None), None, "/"),
             ignored=(),
             caller=sudo.Caller(),
             wait=give_up,

@@ -19,9 +19,9 @@ from tests.harness.waiting import wait_until
 # Supervisors, one for each line of input, forked so that a reaper starts at once.
 SUPERVISORS = """
 import asyncio, os, sys
-from corral.process import Job, job
+from corral.process import Job, reaper_process
 
-job._BOOT = sys.argv[1] or job._BOOT
+reaper_process._BOOT = sys.argv[1] or reaper_process._BOOT
 
 async def supervise(ran):
     argv = ["sh", "-c", 'echo > "$0"; exec sleep 1000', ran]
@@ -57,8 +57,8 @@ sys.path.append({source!r})
 if {moment!r} == "boot":
     hold()
 else:
-    from corral.process.bare import command, ledger
-    holding_after(*{{"record": (ledger.Record, "create"), "command": (command.Launch, "run")}}[{moment!r}])
+    from corral.process.bare import launch, ledger
+    holding_after(*{{"record": (ledger.Record, "create"), "command": (launch.Launch, "run")}}[{moment!r}])
 runpy.run_path({boot!r})
 """
 

@@ -30,9 +30,10 @@ async def _answer(job: Job | None, order: dict[str, Any]) -> tuple[Job | None, A
         return job, await job.wait()
     if what == "write":
         # As it is: what a supervisor in its right mind would never write to its lifeline.
-        assert job._wire is not None
-        assert job._wire.transport is not None
-        job._wire.transport.write(order["text"].encode())
+        assert job._reaper is not None
+        assert job._reaper.wire is not None
+        assert job._reaper.wire.transport is not None
+        job._reaper.wire.transport.write(order["text"].encode())
         return job, None
     if what == "end_part":
         kept = order.pop("keep_sessions")

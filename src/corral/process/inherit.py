@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +16,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from corral.process.bare import ledger, prctl, sudo
+from corral.process.bare.containment import choose_for_supervisor
 from corral.process.bare.ending import Ending, Ladder
-from corral.process.bare.errors import LedgerError, describe
+from corral.process.bare.errors import LedgerError, Notes, describe
 from corral.process.bare.host import host_table
 from corral.process.bare.report import SURVIVORS, Report
+from corral.process.bare.request import StartRequest
 from corral.process.bare.signals import Signaller
 from corral.process.bare.table import UNKNOWN, Identity
-from corral.process.bare.trackers import Adopted, Portable, Tracker
 
 CALL_PAUSE = 0.005  # seconds
 
@@ -93,18 +93,12 @@ def _return_reserve() -> None:
 class Inheritance(NamedTuple):
     """A tree whose reaper was killed, and what is known of it."""
 
-    state_dir: str
-    job_id: str
+    request: StartRequest
     command_pid: int
     reaper_pid: int
     seeds: set[Identity]
-    mark: int
     uid: int
     """The account of the command; UNKNOWN if it had not been told yet."""
-    ladder: Ladder
-    report_file: str | None
-    adopts: bool
-    """Whether this process was a child subreaper for it."""
 
     def start(
         self,
@@ -133,7 +127,7 @@ class Inheritance(NamedTuple):
         def hold_in_thread() -> None:
             try:
                 # A daemon: what cannot be ended must not keep this process from exiting.
-                _start_thread(hold, f"corral-hold-{self.job_id}", daemon=True)
+                _start_thread(hold, f"corral-hold-{self.request.job_id}", daemon=True)
             except RuntimeError:
                 tell(loop.call_later, _THREAD_PAUSE, hold_in_thread)
 
@@ -142,7 +136,7 @@ class Inheritance(NamedTuple):
             tell(let_go)
 
         try:
-            _start_thread(end, f"corral-inherit-{self.job_id}", daemon=False)
+            _start_thread(end, f"corral-inherit-{self.request.job_id}", daemon=False)
         except RuntimeError:
             # No room for a thread, perhaps because of this very tree. Better a loop that waits than a tree let go.
             end()
@@ -158,13 +152,13 @@ class _Inherited:
         self._claim: ledger.Claim | None = None
         self._report: Report | None = None
         self._ending: Ending | None = None
-        self._notes = ["the reaper was killed; the supervisor ended the tree"]
+        self._notes = Notes("the reaper was killed; the supervisor ended the tree")
 
     def end(self) -> Report:
         began = time.monotonic()
         _borrow_reserve()
         try:
-            report = self._end_by(began + self._known.ladder.grace + self._known.ladder.kill)
+            report = self._end_by(began + self._known.request.ladder.grace + self._known.request.ladder.kill)
             self._wait_for_calls()
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait for the end must hear of it
             report = self._not_seen(error)
@@ -191,7 +185,7 @@ class _Inherited:
                 report = self._ending.hold(self._rest, cause="reaper_died", ended_by="supervisor")
                 self._report = self._written(report)
             except Exception as error:  # noqa: BLE001 - the same
-                self._note(f"it was not possible to look: {describe(error)}")
+                self._notes.add(f"it was not possible to look: {describe(error)}")
                 self._rest(pause)
                 pause = min(2 * pause, _LOOK_LAST)
         _return_reserve()
@@ -212,7 +206,7 @@ class _Inherited:
                     return self._not_seen(error)
                 time.sleep(pause)
                 pause = min(2 * pause, max(_LOOK_FIRST, deadline - time.monotonic()))
-        left, (grace, kill) = max(0.0, deadline - time.monotonic()), self._known.ladder
+        left, (grace, kill) = max(0.0, deadline - time.monotonic()), self._known.request.ladder
         ladder = Ladder(max(0.0, min(grace, left - kill)), min(kill, left))
         return self._ending.run(ladder, cause="reaper_died", ended_by="supervisor")
 
@@ -223,55 +217,45 @@ class _Inherited:
         seeds = known.seeds | self._recorded()
         # Once more: the ledger takes what it cannot open for what is not there.
         _make_sure_of_descriptors()
-        tracker: Tracker
-        if known.adopts and sys.platform == "linux":
-            tracker = Adopted(seeds, known.mark, self._on_exit)
-        else:
-            tracker = Portable(table, seeds, mark=known.mark if known.adopts else 0)
         return Ending(
-            tracker,
+            choose_for_supervisor(known.request.tracker, seeds, mark=known.request.mark, on_exit=self._on_exit),
             Signaller(table, person=known.uid if known.uid != UNKNOWN else os.getuid()),
             table,
             time.sleep,
-            mark=known.mark,
             notes=self._notes,
-            job_id=known.job_id,
+            job_id=known.request.job_id,
         )
 
     def _recorded(self) -> frozenset[Identity]:
         try:
-            entry = ledger.find(self._known.state_dir, self._known.job_id)
+            entry = ledger.find(self._known.request.state_dir, self._known.request.job_id)
             if entry is not None:
                 self._claim = self._claim or ledger.claim(entry.path)
                 return entry.members
         except (LedgerError, OSError) as error:
-            self._note(f"the record could not be read ({error}): the job's mark had to do")
+            self._notes.add(f"the record could not be read ({error}): the job's mark had to do")
         return frozenset()
 
     def _not_seen(self, error: Exception) -> Report:
-        self._note(f"it was not possible to look at the tree, which may live: {describe(error)}")
+        self._notes.add(f"it was not possible to look at the tree, which may live: {describe(error)}")
         return Report(
             SURVIVORS,
             None,
             0.0,
             cause="reaper_died",
             ended_by="supervisor",
-            notes=tuple(self._notes),
-            job_id=self._known.job_id,
+            notes=self._notes.texts,
+            job_id=self._known.request.job_id,
             ended_at=round(time.time(), 3),
         )
 
     def _written(self, report: Report) -> Report:
-        if self._known.report_file is None:
+        if self._known.request.report_file is None:
             return report
         try:
-            return report.written(self._known.report_file)
+            return report.written(self._known.request.report_file)
         except Exception as error:  # noqa: BLE001 - the report is told all the same
             return report._replace(notes=(*report.notes, f"the report could not be written: {describe(error)}"))
-
-    def _note(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.append(text)
 
     def _wait_for_calls(self) -> None:
         """Wait until the calls of sudo that the reaper had under way are over.

@@ -9,8 +9,8 @@ from corral.process.bare import ledger, procfs
 from corral.process.bare.errors import LedgerError
 from corral.process.bare.host import host_table, why_unusable
 from corral.process.bare.ledger import Entry
+from corral.process.bare.rows import Rows, carries_mark, grow
 from corral.process.bare.table import Process, ProcessTable, account_name, find_living, is_child
-from corral.process.bare.trackers import Rows, carries_mark, grow
 from corral.process.whereabouts import ELSEWHERE, HERE, locate
 
 _HIDDEN = "nothing of it is seen, but processes may be hidden from this account (hidepid)"

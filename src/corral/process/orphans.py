@@ -26,9 +26,10 @@ from corral.process.bare.ending import Ending, Ladder
 from corral.process.bare.errors import JobError
 from corral.process.bare.host import host_table
 from corral.process.bare.report import Report
+from corral.process.bare.rows import Rows, ordered_by_depth
 from corral.process.bare.signals import Signaller
 from corral.process.bare.table import Identity, Process, ProcessTable, account_name
-from corral.process.bare.trackers import Rows, nothing_found, ordered_by_depth
+from corral.process.bare.trackers import Killer, nothing_found, stop_then_kill
 from corral.process.job_list import describe
 from corral.process.whereabouts import REAPER
 
@@ -161,7 +162,7 @@ class Orphans:
     """
 
     proof: str | None = None
-    freezes = True
+    mark = 0
 
     def __init__(self, table: ProcessTable, found: Found) -> None:
         self.blind = found.blind
@@ -186,6 +187,9 @@ class Orphans:
 
     def empty(self) -> bool:
         return nothing_found(self.members, self._table.births)
+
+    def kill(self, due: list[Process], killer: Killer) -> list[Process]:
+        return stop_then_kill(due, killer)
 
 
 class _Rule(NamedTuple):

@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 from corral.process.bare import ledger
 from corral.process.bare import mark as marks
+from corral.process.bare.containment import choose_for_sweep
 from corral.process.bare.ending import Ending, Ladder
 from corral.process.bare.errors import LedgerError
 from corral.process.bare.host import host_table, why_unusable
 from corral.process.bare.ledger import Entry, Rejected
 from corral.process.bare.report import Report
+from corral.process.bare.rows import Rows
 from corral.process.bare.signals import Signaller, kill_if_same
 from corral.process.bare.table import Process, ProcessTable, account_uid, find_living
-from corral.process.bare.trackers import Portable, Rows
 from corral.process.whereabouts import ELSEWHERE, HERE, REAPER, Elsewhere, locate
 
 _HELD_MARGIN = 5.0
@@ -180,8 +181,8 @@ def _end(table: ProcessTable, entry: Entry, ladder: Ladder | None) -> Report:
     person = account_uid(entry.user)
     # A fresh read: the reaper may have written members after the first one.
     fresh = ledger.find(os.path.dirname(os.path.dirname(entry.path)), entry.id) or entry
-    tracker = Portable(table, fresh.members, mark=entry.mark, spares=_ancestors(table))
-    ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, mark=entry.mark, job_id=entry.id)
+    tracker = choose_for_sweep(fresh.members, mark=entry.mark, spares=_ancestors(table))
+    ending = Ending(tracker, Signaller(table, person=person), table, time.sleep, job_id=entry.id)
     return ending.run(ladder or Ladder(entry.grace, entry.kill), cause="sweep", ended_by="sweep")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from corral.process.bare import mark as marks
 from corral.process.bare import signals
-from corral.process.bare.errors import describe
+from corral.process.bare.errors import Notes, describe
 from corral.process.bare.report import Report, Survivor, judge
 from corral.process.bare.signals import Signaller
 from corral.process.bare.table import UNKNOWN, Identity, Process, ProcessTable, account_name, find_living
@@ -53,11 +53,9 @@ class Ending:
         table: ProcessTable,
         wait: Callable[[float], None],
         *,
-        mark: int = 0,
-        notes: list[str] | None = None,
+        notes: Notes | None = None,
         job_id: str = "",
     ) -> None:
-        self._mark = mark
         self._job_id = job_id
         self._tracker = tracker
         self._signaller = signaller
@@ -71,7 +69,7 @@ class Ending:
         self._cost = 0.0
         self._walk_cost = 0.0
         self._grace_ends = 0.0
-        self._notes = notes if notes is not None else []
+        self._notes = notes if notes is not None else Notes()
 
     def hurry(self, grace: float) -> None:
         """Shorten a grace that is running. A later caller may shorten it, never lengthen it."""
@@ -92,7 +90,7 @@ class Ending:
         if empty and self._tracker.blind and self._tracker.proof is None:
             # The verdict must not claim what could not be looked for.
             empty = False
-            self._note(
+            self._notes.add(
                 "processes may be hidden from this account (hidepid), so it cannot say whether some are left: look as "
                 "root, or mount /proc with hidepid=invisible and gid= of a group of this account's"
             )
@@ -105,7 +103,7 @@ class Ending:
             survivors=survivors,
             cause=cause,
             ended_by=ended_by,
-            notes=tuple(self._notes),
+            notes=self._notes.texts,
             job_id=self._job_id,
             ended_at=round(time.time(), 3),
         )
@@ -184,11 +182,7 @@ class Ending:
         if not due:
             return False
         self._rounds += 1
-        if self._tracker.freezes:
-            self._freeze()
-            due = self._due(self._tracker.members()) or due
-        # From the second round on there is somebody who forks faster than we look.
-        self._signaller.send(signal.SIGKILL, due, with_groups=self._rounds > 1)
+        due = self._tracker.kill(due, self)
         self._freeze_runaways(due)
         now = time.monotonic()
         for process in due:
@@ -196,8 +190,14 @@ class Ending:
             self._killed[process.identity] = (now + min(_RETRY_FIRST * 2**attempts, _RETRY_LAST), attempts + 1)
         return True
 
-    def _freeze(self) -> None:
-        # From the root down, and again for whoever was started meanwhile: a stopped process starts nobody.
+    def kill(self, processes: list[Process]) -> None:
+        """For the tracker: see `trackers.Killer`."""
+        # From the second round on there is somebody who forks faster than we look.
+        self._signaller.send(signal.SIGKILL, processes, with_groups=self._rounds > 1)
+
+    def stop_members(self) -> list[Process]:
+        """For the tracker: see `trackers.Killer`."""
+        # Again for those who were started meanwhile.
         for _ in range(_FREEZE_PASSES):
             running = [
                 process
@@ -206,8 +206,9 @@ class Ending:
                 if not process.stopped and process.uid not in self._signaller.refusals
             ]
             if not running:
-                return
+                break
             self._signaller.send(signal.SIGSTOP, running, outermost_first=True)
+        return self._due(self._tracker.members())
 
     def _freeze_runaways(self, due: list[Process]) -> None:
         """Catch a chain that forks and exits faster than a call of sudo takes (8 ms): stop its whole account first.
@@ -219,7 +220,7 @@ class Ending:
             return
         for uid in {process.uid for process in due if process.uid not in (os.getuid(), 0, UNKNOWN)}:
             if self._strangers(uid):
-                self._note(
+                self._notes.add(
                     f"{account_name(uid)} starts processes faster than sudo can signal them, and could not be stopped "
                     "as a whole, because it has others that are not the job's"
                 )
@@ -234,19 +235,15 @@ class Ending:
         rows = [
             row
             for row in self._table.scan()
-            if row.uid == uid and row.living and not marks.carries(row.pid, self._mark)
+            if row.uid == uid and row.living and not marks.carries(row.pid, self._tracker.mark)
         ]
         members = {process.identity for process in self._tracker.members()}
         return [row for row in rows if row.identity not in members and self._still_unmarked(row)]
 
     def _still_unmarked(self, row: Process) -> bool:
         # A link of the chain that died since it was read has no limits to show any more, and is no stranger.
-        unmarked = not marks.carries(row.pid, self._mark)
+        unmarked = not marks.carries(row.pid, self._tracker.mark)
         return unmarked and find_living(self._table, row.identity) is not None
-
-    def _note(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.append(text)
 
     def _due(self, members: list[Process]) -> list[Process]:
         now = time.monotonic()
@@ -274,12 +271,14 @@ class Ending:
         try:
             members = self._tracker.members()
             if not members:
-                self._note("what is left could not be named: it ended just now, or is dead and waits for its debugger")
+                self._notes.add(
+                    "what is left could not be named: it ended just now, or is dead and waits for its debugger"
+                )
             spared = signals.relays(members)
             room = min(_COMMAND_CHARS, _ALL_COMMANDS_CHARS // max(1, len(members)))
             return tuple(self._survivor(process, process.pid in spared, room) for process in members)
         except Exception as error:  # noqa: BLE001 - a report without a list is better than none
-            self._note(f"the survivors could not be listed: {describe(error)}")
+            self._notes.add(f"the survivors could not be listed: {describe(error)}")
             return ()
 
     def _survivor(self, process: Process, spared: bool, room: int) -> Survivor:
@@ -312,7 +311,7 @@ class Ending:
         try:
             return step()
         except Exception as error:  # noqa: BLE001 - whatever fails, the tree is not let go: noted, and tried again
-            self._note(describe(error))
+            self._notes.add(error)
             self._rest(_LONGEST, self._wait)
             return False
 
@@ -320,5 +319,5 @@ class Ending:
         try:
             wait(seconds)
         except Exception as error:  # noqa: BLE001 - the same: what fails while waiting must not end the ending
-            self._note(describe(error))
+            self._notes.add(error)
             time.sleep(seconds)

@@ -32,3 +32,22 @@ def describe(error: BaseException) -> str:
     """An error in a few words, the same ones each time: without the path, which in /proc is another one each time."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return f"{type(error).__name__}: {text}"
+
+
+class Notes:
+    """What went wrong on the way to an end without changing it, each said once."""
+
+    def __init__(self, *texts: str) -> None:
+        self._texts = list(texts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(self._texts)
+
+    def add(self, what: BaseException | str) -> bool:
+        """Note a sentence or an error. False for one that is noted already."""
+        text = describe(what) if isinstance(what, BaseException) else what
+        if text in self._texts:
+            return False
+        self._texts.append(text)
+        return True

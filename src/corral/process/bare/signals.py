@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -87,19 +88,24 @@ def kill_if_same(pid: int, number: signal.Signals, is_same: Callable[[], bool]) 
     On Linux the process is held by a pidfd while its identity is checked, so that the signal cannot reach another one
     that was given the pid in between. Raises PermissionError, and what is_same raises.
     """
-    descriptor = _open_pidfd(pid)
     try:
+        if sys.platform == "linux" and (descriptor := _open_pidfd(pid)) is not None:
+            try:
+                same = is_same()
+                if same:
+                    signal.pidfd_send_signal(descriptor, number)
+                return same
+            except OSError as error:
+                # The pidfd was the last descriptor to be had, and is_same needs one: without it, then.
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+            finally:
+                os.close(descriptor)
         if not is_same():
             return False
-        if descriptor is not None and sys.platform == "linux":
-            signal.pidfd_send_signal(descriptor, number)
-        else:
-            os.kill(pid, number)
+        os.kill(pid, number)
     except ProcessLookupError:
         return False
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
     return True
 
 

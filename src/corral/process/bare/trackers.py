@@ -1,10 +1,12 @@
-"""Who belongs to the job, and whether anybody is left: the same questions, answered as the host allows.
+"""Who belongs to the job, whether anybody is left, and how they are killed: answered as the host allows.
 
 | tracker | who is in it | "empty" means |
 |---|---|---|
 | Subreaper | everything below this process | ECHILD: the kernel's word that no descendant is left |
 | Portable | what was ever seen below the command; for a sweep, what is marked | scans of the table found nothing |
 | Adopted | what fell to this process with a killed reaper, and is surely the job's | ECHILD; else walks found nothing |
+
+Which one a tree gets is decided in `containment`. The two that can hold a job from its start are Containments.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from collections.abc import Callable, Collection, Iterable
 from corral.process.bare import mark as marks
 from corral.process.bare import procfs
 from corral.process.bare.report import NO_CHILDREN
-from corral.process.bare.table import UNKNOWN, Births, Identity, Process, ProcessTable, is_child
+from corral.process.bare.rows import Rows, carries_mark, grow
+from corral.process.bare.table import Births, Identity, Process, ProcessTable
 from corral.process.bare.typed import Protocol
 
 _WALL = 0x40000000 if sys.platform == "linux" else 0
@@ -68,17 +71,30 @@ def _forget(_pid: int, _status: int) -> None:
     """Nobody asked for the status."""
 
 
+class Killer(Protocol):
+    """The ending's side of a round of KILL: it knows who must be spared, and how each can be signalled."""
+
+    def stop_members(self) -> list[Process]:
+        """Send STOP to the members, from the root down: a stopped process starts nobody. Who is due for KILL then."""
+
+    def kill(self, processes: list[Process]) -> None:
+        """Send KILL to each."""
+
+
 class Tracker(Protocol):
-    """What an ending needs to know of a tree."""
+    """What an ending needs to know of a tree, and how it kills it."""
 
     def members(self) -> list[Process]:
         """The living members, parents before children."""
 
     def collect(self) -> None:
-        """Wait, without waiting, for the dead that are this process's to collect."""
+        """Wait, without blocking, for the dead that are this process's to collect."""
 
     def empty(self) -> bool:
         """Whether nothing is left, as far as this tracker can know. Collects first."""
+
+    def kill(self, due: list[Process], killer: Killer) -> list[Process]:
+        """One round of KILL: to those who are due, and to who else the way of killing reaches. Who was sent it."""
 
     @property
     def proof(self) -> str | None:
@@ -89,8 +105,25 @@ class Tracker(Protocol):
         """Whether members may be hidden from it, so that finding none is not even a scan's word."""
 
     @property
-    def freezes(self) -> bool:
-        """Whether members must be stopped before they are killed, because those that get lost stay lost."""
+    def mark(self) -> int:
+        """The mark that tells a member from a stranger; 0 where there is none."""
+
+
+class Containment(Tracker, Protocol):
+    """A tracker that holds a job from its start."""
+
+    def enter(self) -> None:
+        """In the child, before it becomes the command: be a member, and so all that it will start. Raises OSError."""
+
+    def follow(self, child: Process) -> None:
+        """In the reaper: this child of its was forked, and will enter."""
+
+
+def stop_then_kill(due: list[Process], killer: Killer) -> list[Process]:
+    """A round where members that lose their parents are lost: all are stopped before the first is killed."""
+    due = killer.stop_members() or due
+    killer.kill(due)
+    return due
 
 
 class Subreaper:
@@ -101,11 +134,16 @@ class Subreaper:
     """
 
     blind = False
-    freezes = False
 
     def __init__(
-        self, on_exit: Callable[[int, int], None], *, by_scan: bool = False, spares: Collection[Identity] = ()
+        self,
+        on_exit: Callable[[int, int], None],
+        *,
+        by_scan: bool = False,
+        spares: Collection[Identity] = (),
+        mark: int = 0,
     ) -> None:
+        self.mark = mark
         self._on_exit = on_exit
         self._by_scan = by_scan or not procfs.has_children_files()
         self._spares = spares
@@ -115,6 +153,19 @@ class Subreaper:
     @property
     def proof(self) -> str | None:
         return NO_CHILDREN if self._alone else None
+
+    def enter(self) -> None:
+        # Below this process it is already. The mark is for those who look for it when this process is dead.
+        if self.mark:
+            marks.apply(self.mark)
+
+    def follow(self, child: Process) -> None:
+        """Nothing: it is below this process."""
+
+    def kill(self, due: list[Process], killer: Killer) -> list[Process]:
+        # In any order: who loses its parent falls to this process.
+        killer.kill(due)
+        return due
 
     def members(self) -> list[Process]:
         found = procfs.descendants(os.getpid(), by_scan=self._by_scan)
@@ -166,7 +217,6 @@ class Portable:
     """
 
     proof: str | None = None
-    freezes = True
 
     def __init__(
         self,
@@ -179,12 +229,12 @@ class Portable:
         spares: Iterable[int] = (),
     ) -> None:
         """on_seen: told of the members at each look, so that somebody else can go on when this process is killed."""
+        self.mark = mark
         self._on_seen = on_seen
         self._table = table
         self._known: set[Identity] = set(seeds)
         self._on_exit = on_exit
         self._collects: set[int] = set()
-        self._mark = mark
         self._spares = {0, 1, os.getpid(), *spares}
 
     @property
@@ -198,10 +248,15 @@ class Portable:
             self._on_seen(found)
         return found
 
-    def follow(self, process: Process) -> None:
-        """Take in a child of this process: the command."""
-        self._known.add(process.identity)
-        self._collects.add(process.pid)
+    def enter(self) -> None:
+        """Nothing: a member is known by having been seen."""
+
+    def follow(self, child: Process) -> None:
+        self._known.add(child.identity)
+        self._collects.add(child.pid)
+
+    def kill(self, due: list[Process], killer: Killer) -> list[Process]:
+        return stop_then_kill(due, killer)
 
     def collect(self) -> None:
         for pid in list(self._collects):
@@ -227,7 +282,7 @@ class Portable:
                 continue
             rows.append(row)
             # The mark is asked for at once: a link of a chain does not live to the end of the scan.
-            if row.identity in self._known or carries_mark(self._table, row, self._mark):
+            if row.identity in self._known or carries_mark(self._table, row, self.mark):
                 seeds.append(row)
         return grow(Rows(self._table, rows, began), seeds)
 
@@ -241,11 +296,9 @@ class Adopted:
     children belong to whoever started them. What can be missed is what dropped the mark before the record knew it.
     """
 
-    freezes = False
-
     def __init__(self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None]) -> None:
+        self.mark = mark
         self._known: set[Identity] = set(seeds)
-        self._mark = mark
         self._on_exit = on_exit
         self._alone = False
 
@@ -259,6 +312,10 @@ class Adopted:
 
     def members(self) -> list[Process]:
         return [process for process in self._find() if process.living]
+
+    def kill(self, due: list[Process], killer: Killer) -> list[Process]:
+        killer.kill(due)
+        return due
 
     def collect(self) -> None:
         for process in self._find():
@@ -285,111 +342,7 @@ class Adopted:
     def _find(self) -> list[Process]:
         began = procfs.clock()
         rows = procfs.descendants(os.getpid(), by_scan=not procfs.has_children_files())
-        seeds = [row for row in rows if row.identity in self._known or carries_mark(procfs, row, self._mark)]
+        seeds = [row for row in rows if row.identity in self._known or carries_mark(procfs, row, self.mark)]
         found = grow(Rows(procfs, rows, began), seeds)
         self._known.update(row.identity for row in found)
         return found
-
-
-def carries_mark(table: ProcessTable, row: Process, mark: int) -> bool:
-    """Whether the process of a row has a job's mark. Raises OSError if that cannot be said."""
-    # Limits are read by pid: they are this row's only if the pid is still its own afterwards.
-    return marks.carries(row.pid, mark) and table.start_time(row.pid) == row.start_time
-
-
-class Rows:
-    """The rows of one look at a table, joined by parent and by session only where that is sure.
-
-    They are read one after the other, and numbers are used again: see `table.is_child` for parents. A session's number
-    is not given out again as long as anybody is in the session, its leader or not, and nobody enters a session but by
-    being born in it. So a process that is older than the look was in it when the first row of it was read; for one
-    that was born since, the member must still be there, and still in the session, after all rows were read.
-    """
-
-    def __init__(self, table: ProcessTable, rows: Iterable[Process], began: int) -> None:
-        """began: `table.clock()` before the first row was read."""
-        self.by_pid: dict[int, Process] = {}
-        self._table = table
-        self._began = began
-        self._by_parent: dict[int, list[Process]] = {}
-        self._by_session: dict[int, dict[bool, list[Process]]] = {}
-        """By session, and by whether they were born since the look began."""
-        self._now: dict[int, Process | None] = {}
-        for row in rows:
-            self.by_pid[row.pid] = row
-            self._by_parent.setdefault(row.ppid, []).append(row)
-            self._by_session.setdefault(row.sid, {}).setdefault(row.start_time >= began, []).append(row)
-
-    def children(self, parent: Process) -> list[Process]:
-        """The rows that surely show children of this one."""
-        return [row for row in self._by_parent.get(parent.pid, ()) if is_child(row, parent, self._began, self.is_same)]
-
-    def parent(self, row: Process) -> Process | None:
-        """The row that surely shows the parent of this one."""
-        parent = self.by_pid.get(row.ppid)
-        return parent if parent is not None and is_child(row, parent, self._began, self.is_same) else None
-
-    def session(self, member: Process, taken: set[tuple[int, bool]]) -> list[Process]:
-        """The rows that are surely in the session of this one, without those that a walk has taken before.
-
-        taken: what the walk has taken so far, by session and by whether they were born since the look began; this call
-        adds to it. Without it, a session of thousands would be gone through thousands of times.
-        """
-        found: list[Process] = []
-        for young, rows in self._by_session.get(member.sid, {}).items():
-            if (member.sid, young) not in taken and (not young or self._is_still_in_session(member)):
-                taken.add((member.sid, young))
-                found += rows
-        return found
-
-    def _is_still_in_session(self, member: Process) -> bool:
-        return self.is_same(member) and self._still(member).sid == member.sid
-
-    def is_same(self, row: Process) -> bool:
-        """Whether the pid of a row is still that process's, after all rows were read."""
-        return self._still(row).identity == row.identity
-
-    def _still(self, row: Process) -> Process:
-        if row.pid not in self._now:
-            self._now[row.pid] = self._table.read(row.pid)
-        return self._now[row.pid] or Process(UNKNOWN)
-
-
-def grow(rows: Rows, seeds: Iterable[Process]) -> list[Process]:
-    """The seeds with everything below them and everything in their sessions, parents before children.
-
-    A seed's session was made inside the job, or the seed would not be a member: so whoever shares it is one too. The
-    session of this very process is never followed.
-    """
-    own_session = os.getsid(0)
-    members: dict[int, Process] = {}
-    taken: set[tuple[int, bool]] = set()
-    queue = list(seeds)
-    while queue:
-        row = queue.pop()
-        if row.pid in members:
-            continue
-        members[row.pid] = row
-        queue.extend(rows.children(row))
-        if row.sid > 1 and row.sid != own_session:
-            queue.extend(rows.session(row, taken))
-    return ordered_by_depth(members)
-
-
-def ordered_by_depth(members: dict[int, Process]) -> list[Process]:
-    """Parents before children, each with its depth; who has no parent among them has depth 1."""
-
-    depths: dict[int, int] = {}
-
-    def depth(row: Process) -> int:
-        # Up to where it is known, then down again: each row is climbed once, however long the chain.
-        line: dict[int, None] = {}
-        above: Process | None = row
-        while above is not None and above.pid not in depths and above.pid not in line:
-            line[above.pid] = None
-            above = members.get(above.ppid)
-        known = depths.get(above.pid, 0) if above is not None else 0
-        depths.update((pid, known + levels) for levels, pid in enumerate(reversed(line), 1))
-        return depths[row.pid]
-
-    return sorted((row._replace(depth=depth(row)) for row in members.values()), key=lambda row: row.depth)
