@@ -6,6 +6,9 @@
 #   make bench   measurements
 #   make campaign  random trees, random faults; ARGS="--trees 10000", "--seconds 3600", "--seed N --trees 1 --tell"
 #   make site    the documentation as a site in .cache/site, every link checked
+#   make recording  the picture of the README, from a real chat
+#   make figures    docs/figures.md, from a run of make bench
+#   make release-check  build the wheel and the sdist, and try both where nothing else is installed
 #   make clean   remove .venv and .cache
 # PYTHON=/path/to/python3 chooses the interpreter; ARGS="-k name" is handed on to pytest or the demo; JOBS=1 runs the
 # tests one by one.
@@ -14,7 +17,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help demo test quick check bench campaign site format clean
+.PHONY: help demo test quick check bench campaign site recording figures release-check format clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -47,6 +50,18 @@ site:
 	@sh tools/env.sh docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 	@echo "open .cache/site/index.html"
+
+recording:
+	@sh tools/env.sh dev codex
+	@$(BIN)/python tools/recording.py docs/images/chat.svg
+
+figures:
+	@sh tools/env.sh dev codex bench
+	@$(BIN)/python tools/figures.py $(ARGS)
+
+release-check:
+	@sh tools/env.sh dev codex
+	@sh tools/release.sh
 
 campaign:
 	@sh tools/env.sh dev
