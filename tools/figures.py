@@ -13,7 +13,8 @@ HEAD = """\
 Written by `make figures` on {day}, from one run of the benchmarks: {facts}.
 
 Each table has Corral beside what people would use instead, in the same rounds on the same machine. Machines are shared
-and noisy: read the ratios, which are to Corral in the same round, before the times. `make bench ARGS="--only ending"` measures one table; `--quick` tries them all once.
+and noisy: read the ratios, which are to Corral in the same round, before the times. `make bench ARGS="--only ending"`
+measures one table; `--quick` tries them all once.
 
 What is compared: `the origin's ladder` is what the [fault report](how-a-tree-is-ended.md#the-leak) began with (pgrep
 twice, a `sudo kill` for each pid, killpg); `psutil's recipe` is the one of its documentation, with a `sudo kill` for
