@@ -263,7 +263,7 @@ def test_every_task_has_an_owner() -> None:
     """A task that its maker does not await belongs to `Tasks`, which hears of its error."""
     awaited = {
         "process/foreground.py": {"_end", "_stop"},  # awaited by `finish`
-        "process/job.py": {"_start"},
+        "process/supervision.py": {"start"},
         "terminal/screen.py": {"start"},  # awaited by `stop`; it tells of its end itself
         "terminal/session.py": {"hold"},
         "service/pool.py": {"_any_freed"},

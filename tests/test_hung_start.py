@@ -135,8 +135,8 @@ asyncio.run(main())
 def test_a_start_that_hangs_for_too_long_is_an_error_of_its_own(service: Service, program: Path, held: Scanner) -> None:
     code = """
 import asyncio, sys
-from corral.process import Job, StartError, job
-job._START_WITHIN = 2.0  # seconds, of 30: time enough for a reaper to start up
+from corral.process import Job, StartError, supervision
+supervision._START_WITHIN = 2.0  # seconds, of 30: time enough for a reaper to start up
 
 async def main():
     try:

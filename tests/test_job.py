@@ -217,7 +217,7 @@ async def test_signals_that_the_supervisor_has_blocked_reach_reaper_and_command(
 async def test_a_stopped_reaper_is_given_its_time_and_then_inherited_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corral.process.job._REAPER_MARGIN", 0.1)
+    monkeypatch.setattr("corral.process.supervision._REAPER_MARGIN", 0.1)
     async with await Job.start(["sh", "-c", "trap '' TERM; sleep 1000"], state_dir=tmp_path, kill=0.5) as job:
         os.kill(job.reaper_pid, signal.SIGSTOP)
         report = await job.end(grace=0.1)
@@ -329,10 +329,11 @@ async def test_a_message_that_a_reaper_does_not_understand_is_a_notice_and_costs
     message: bytes, tmp_path: Path
 ) -> None:
     async with await Job.start(["sleep", "1000"], state_dir=tmp_path) as job:
-        assert job._reaper is not None
-        assert job._reaper.wire is not None
-        assert job._reaper.wire.transport is not None
-        job._reaper.wire.transport.write(message)
+        reaper = job._supervision.reaper
+        assert reaper is not None
+        assert reaper.wire is not None
+        assert reaper.wire.transport is not None
+        reaper.wire.transport.write(message)
         await until(lambda: any("was not understood" in notice for notice in job.notices), 10, "the reaper said so")
         assert truth.look(job.pid) is not None, "the job goes on"
         report = await job.end()

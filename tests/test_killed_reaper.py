@@ -188,9 +188,10 @@ class TestFailuresOfTheEnding:
         self, message: bytes, tmp_path: Path
     ) -> None:
         async with await start(tmp_path) as job:
-            assert job._reaper is not None
-            assert job._reaper.wire is not None
-            job._reaper.wire.data_received(message + b"\n")
+            reaper = job._supervision.reaper
+            assert reaper is not None
+            assert reaper.wire is not None
+            reaper.wire.data_received(message + b"\n")
             assert truth.look(job.pid) is not None
             report = await job.end(grace=0)
         assert (report.verdict, report.ended_by) == ("proven_empty", "reaper")

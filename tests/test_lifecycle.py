@@ -89,16 +89,16 @@ async def test_the_states_of_a_real_job(tmp_path: Path) -> None:
     async with await Job.start(
         ["sh", "-c", "trap '' TERM; echo; sleep 1000"],
         state_dir=tmp_path,
-        prepared=lambda job: seen.append(job._life.state),
+        prepared=lambda job: seen.append(job._supervision.life.state),
     ) as job:
         assert job.stdout is not None
         await job.stdout.readline()
-        seen.append(job._life.state)
+        seen.append(job._supervision.life.state)
         ending = asyncio.create_task(job.end(grace=0.2))
         await job.ending()
-        seen.append(job._life.state)
+        seen.append(job._supervision.life.state)
         report = await ending
-        seen.append(job._life.state)
+        seen.append(job._supervision.life.state)
     assert [type(state) for state in seen] == [Starting, Running, Ending, Ended]
     assert isinstance(seen[1], Running)
     assert seen[1].command is not None

@@ -30,10 +30,11 @@ async def _answer(job: Job | None, order: dict[str, Any]) -> tuple[Job | None, A
         return job, await job.wait()
     if what == "write":
         # As it is: what a supervisor in its right mind would never write to its lifeline.
-        assert job._reaper is not None
-        assert job._reaper.wire is not None
-        assert job._reaper.wire.transport is not None
-        job._reaper.wire.transport.write(order["text"].encode())
+        reaper = job._supervision.reaper
+        assert reaper is not None
+        assert reaper.wire is not None
+        assert reaper.wire.transport is not None
+        reaper.wire.transport.write(order["text"].encode())
         return job, None
     if what == "end_part":
         kept = order.pop("keep_sessions")
