@@ -58,7 +58,7 @@ async def attached(path: Path, hello: wire.Hello | None = None) -> AsyncIterator
         await asyncio.wait_for(asyncio.wait([reading]), 5)
 
 
-async def test_a_link_put_in_the_place_of_the_new_socket_does_not_open_its_target(
+async def test_a_link_that_replaces_the_new_socket_does_not_open_its_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     private, listen = tmp_path / "private", asyncio.start_unix_server
@@ -96,7 +96,7 @@ async def test_a_turn_over_the_socket_is_the_same_as_without(tmp_path: Path) -> 
         assert host.service.pool.count == 0
 
 
-async def test_interrupt_finish_and_steer_go_over_it_in_their_order(tmp_path: Path) -> None:
+async def test_calls_over_the_socket_take_effect_in_order(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
         anna.seat.send(Input("work"))
         await anna.until(lambda: anna.text, "it works")
@@ -126,7 +126,7 @@ async def test_a_connection_that_breaks_leaves_the_turn_running(tmp_path: Path) 
             assert (await back.turns(1))[0].status == "interrupted"
 
 
-async def test_a_client_that_does_not_read_holds_up_nobody_else(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_read_delays_no_other_person(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path:
         deaf = await AttachedSeat.open(path, wire.Hello(person="anna"))
         deaf.send(Input("flood"))
@@ -208,9 +208,7 @@ async def test_the_welcome_comes_first(tmp_path: Path) -> None:
         writer.close()
 
 
-async def test_a_flood_of_calls_leaves_everybody_else_their_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_flood_of_calls_does_not_block_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
         calls: list[str] = []
         (seat,) = host.service.seats
@@ -297,7 +295,7 @@ async def test_a_client_that_does_not_read_keeps_no_connection_when_it_is_over(h
         writer.close()
 
 
-async def test_a_service_that_lets_go_is_not_said_to_be_gone(tmp_path: Path) -> None:
+async def test_a_dropped_connection_is_told_apart_from_a_dead_service(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host, listening(host) as path, attached(path) as anna:
         anna.seat._writer.write(b"garbage\n")
         await anna.until(lambda: anna.closed_with, "it is closed")
@@ -366,7 +364,7 @@ async def test_a_conversation_that_is_just_being_ended_is_waited_for(tmp_path: P
             assert back.seat.welcome.person == "anna"
 
 
-async def test_a_conversation_is_not_taken_up_before_its_agent_has_ended_if_who_left_hung_up(
+async def test_a_conversation_is_not_taken_up_before_its_agent_has_ended_when_its_client_hung_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "FLUSH_TIMEOUT", 0.1)
@@ -382,7 +380,9 @@ async def test_a_conversation_is_not_taken_up_before_its_agent_has_ended_if_who_
             assert host.service.pool.count == 0, "the agent that held it has ended"
 
 
-async def test_what_is_not_a_call_is_no_error_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_invalid_call_is_not_logged_as_a_fault_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logged: list[str] = []
     monkeypatch.setattr(server.log, "error", lambda event, **_: logged.append(event))
     monkeypatch.setattr(server.log, "warning", lambda event, **more: logged.append(f"{event}: {more['error']}"))
@@ -404,7 +404,7 @@ async def test_a_model_that_no_command_line_can_hold_is_refused_as_by_the_comman
             await AttachedSeat.open(path, wire.Hello(person="anna", engine="claude", model=model))
 
 
-async def test_a_connection_that_is_closed_with_much_unread_is_no_error(
+async def test_closing_a_connection_with_much_unread_logs_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "FLUSH_TIMEOUT", 0.2)

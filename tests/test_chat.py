@@ -245,7 +245,7 @@ class TestOverPipes:
         assert [end["status"] for end in chat.named("turn_ended")] == ["interrupted"]
         assert names(chat)[-1] == "backend_ended"
 
-    async def test_without_a_person_to_ask_leave_is_refused(self, house: House) -> None:
+    async def test_permission_is_declined_when_nobody_can_be_asked(self, house: House) -> None:
         async with house.model(Turn(Run("echo no", escalate=True), Say("as you wish"))) as env:
             chat = house.chat(env)
             chat.send("go")
@@ -348,7 +348,7 @@ class TestOnATerminal:
                 assert "proven_empty" in chat.screen
         await house.until_empty()
 
-    async def test_leave_is_asked_for_and_given(self, house: House) -> None:
+    async def test_permission_is_requested_and_allowed(self, house: House) -> None:
         allowed = house.service.folder / "allowed"
         async with house.model(Turn(Run(f"echo 42 > {allowed}", escalate=True), Say("fine"))) as env:
             with house.on_screen(env) as chat:
@@ -482,7 +482,7 @@ async def test_lines_come_whole_however_they_are_cut(kind: str, service: Service
     assert got == ["first", "zweite Zeile ü", "", "last, without an end"]
 
 
-async def test_a_line_that_is_too_long_is_handed_to_nobody_and_costs_little(service: Service) -> None:
+async def test_a_line_that_is_too_long_is_dropped_and_uses_little_memory(service: Service) -> None:
     data = service.folder / "data"
     data.write_bytes(b"first\n" + b"x" * 30_000_000 + b"\nlast\n" + b"x" * 30_000_000)
     got: list[str] = []

@@ -49,7 +49,9 @@ async def refused(connector: Connector) -> str:
     return str(error.value)
 
 
-async def test_whom_the_service_does_not_serve_is_told_so_and_gets_no_agent_outside_of_it(tmp_path: Path) -> None:
+async def test_an_account_that_is_not_served_is_told_so_and_gets_no_agent_outside_of_the_service(
+    tmp_path: Path,
+) -> None:
     with serving(tmp_path, write_config(tmp_path)) as daemon:
         hello = wire.Hello(person="mallory")
         why = await refused(first_of([daemon.socket], hello, own(tmp_path).connector()))
@@ -59,7 +61,7 @@ async def test_whom_the_service_does_not_serve_is_told_so_and_gets_no_agent_outs
     assert not (tmp_path / "own").exists()
 
 
-async def test_a_service_that_resets_the_connection_or_is_down_is_not_gone_round(tmp_path: Path) -> None:
+async def test_a_service_that_resets_the_connection_or_is_down_is_not_bypassed(tmp_path: Path) -> None:
     path = tmp_path / "corral.sock"
     server = await asyncio.start_unix_server(lambda _, writer: writer.transport.abort(), path)
     connector = first_of([path], wire.Hello(), own(tmp_path).connector())
@@ -144,7 +146,7 @@ async def test_a_config_serves_without_a_service(tmp_path: Path) -> None:
                 raise AssertionError("there is no seat")
 
 
-async def test_a_state_folder_that_cannot_be_written_costs_the_memory_and_not_the_chat(tmp_path: Path) -> None:
+async def test_a_chat_without_a_writable_state_folder_works_and_is_not_remembered(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir(mode=0o700)
     (tmp_path / "own" / "corral.db").write_text("this is no database, and long enough to be looked at as one" * 100)
     front = Watcher()

@@ -93,7 +93,7 @@ async def test_a_front_end_that_raises_is_dropped_and_logged_and_the_others_go_o
     assert logged == ["a front end failed, and is dropped"]
 
 
-async def test_a_front_end_that_cannot_be_closed_keeps_nobody_from_closing(tmp_path: Path) -> None:
+async def test_a_front_end_that_cannot_be_closed_does_not_keep_others_open(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host:
         await host.service.seat(own_account(), "anna", Raising("closed"))
         anna = await host.seat()
@@ -164,7 +164,7 @@ async def test_a_front_end_that_never_reads_is_dropped_when_too_much_waits() -> 
     assert slow.closed_with == "too much waited to be shown here"
 
 
-async def test_what_waits_is_counted_with_the_questions_and_the_tables_in_it() -> None:
+async def test_the_size_of_an_event_counts_its_questions_and_tables() -> None:
     option = "x" * 100_000
     asked = ApprovalRequested("a", "question", "", questions=(Question("q", "which?", (option, option)),))
     for event in asked, Reply("", "history", {"rows": [{"title": option}, {"title": option}]}):
@@ -233,7 +233,7 @@ async def test_a_fault_in_the_task_of_a_conversation_is_logged_and_closes_its_se
     assert logged == ["the task of a conversation failed"]
 
 
-async def test_the_halves_of_a_letter_in_a_message_become_what_can_be_written(tmp_path: Path) -> None:
+async def test_lone_surrogates_in_a_message_are_replaced(tmp_path: Path) -> None:
     async with hosting(configured(tmp_path)) as host:
         anna = await host.seat()
         anna.seat.send(Input("a half \udcff"))

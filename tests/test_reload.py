@@ -141,7 +141,7 @@ async def test_a_hup_while_the_service_ends_is_not_followed(tmp_path: Path, monk
     assert len(served._service.config.people) == 1
 
 
-def test_nothing_fails_where_the_service_manager_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_manager_that_cannot_be_told_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -161,7 +161,7 @@ async def test_what_changed_while_a_backend_started_holds_for_its_first_turn(tmp
         assert anna.front.ends == ["backend_ended", "turn_ended"], "the one that started with the old settings is ended"
 
 
-async def test_who_is_taken_out_while_a_backend_starts_gets_no_turn_and_keeps_no_agent(tmp_path: Path) -> None:
+async def test_a_person_removed_while_a_backend_starts_gets_no_turn_and_keeps_no_agent(tmp_path: Path) -> None:
     config = configured(tmp_path)
     async with hosting(config) as host:
         reload_while_it_starts(host, without(config, "ben"))
@@ -175,7 +175,7 @@ async def test_who_is_taken_out_while_a_backend_starts_gets_no_turn_and_keeps_no
         assert not live_jobs(config.service.state_dir)
 
 
-async def test_who_is_taken_out_during_a_turn_gets_no_other_one(tmp_path: Path) -> None:
+async def test_a_person_removed_during_a_turn_gets_no_further_turn(tmp_path: Path) -> None:
     config = configured(tmp_path)
     async with hosting(config) as host:
         ben = await host.seat("ben")
@@ -194,7 +194,7 @@ async def test_who_is_taken_out_during_a_turn_gets_no_other_one(tmp_path: Path) 
         assert host.service.pool.count == 0
 
 
-async def test_who_comes_back_during_the_turn_keeps_the_conversation(tmp_path: Path) -> None:
+async def test_a_person_who_is_put_back_during_the_turn_keeps_the_conversation(tmp_path: Path) -> None:
     config = configured(tmp_path)
     async with hosting(config) as host:
         ben = await host.seat("ben")

@@ -66,7 +66,7 @@ async def test_a_signal_with_clients_that_do_nothing_logs_no_error(tmp_path: Pat
         assert [line for line in daemon.log if line["level"] in ("error", "warning")] == []
 
 
-async def test_a_second_signal_takes_the_patience_away(tmp_path: Path) -> None:
+async def test_a_second_signal_kills_without_waiting(tmp_path: Path) -> None:
     more = '[ladder]\ngoodbye = "25s"\ngrace = "60s"'
     config = write_config(tmp_path, more=more)
     config.write_text(
@@ -210,7 +210,7 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, f"corral: the disk of {state} is full: make room\n")
 
 
-def test_what_the_configuration_says_and_hardly_means_is_in_the_log(tmp_path: Path) -> None:
+def test_probable_mistakes_in_the_configuration_are_logged(tmp_path: Path) -> None:
     more = f"""[timeouts]
 silence = "2h"
 [[people]]
@@ -253,7 +253,7 @@ def test_one_service_to_a_state_folder(tmp_path: Path) -> None:
         assert daemon.process.poll() is None
 
 
-def test_a_link_in_the_place_of_the_lock_does_not_empty_its_target(tmp_path: Path) -> None:
+def test_a_link_that_replaces_the_lock_does_not_empty_its_target(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (tmp_path / lock.FILE).symlink_to(precious)

@@ -447,7 +447,7 @@ class TestLeaving:
             assert await chat.exited() == 0
         assert chat.heard == []
 
-    async def test_a_fault_gives_the_terminal_back(self, house: House) -> None:
+    async def test_a_fault_restores_the_terminal(self, house: House) -> None:
         with house.chat([TURN, {"unwell": True}, text("still here\n\n"), {"await": "leave"}], fault=True) as chat:
             await chat.prompts()
             chat.enter("go")
@@ -457,7 +457,7 @@ class TestLeaving:
             await chat.shows("a fault in the seat's end")
             assert chat.attributes == chat.before
 
-    async def test_a_seat_that_is_taken_away_says_why(self, house: House) -> None:
+    async def test_the_reason_of_a_closed_seat_is_shown(self, house: House) -> None:
         with house.chat([TURN, {"close": "the service is stopping"}]) as chat:
             await chat.prompts()
             chat.enter("go")
