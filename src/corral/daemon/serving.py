@@ -22,8 +22,9 @@ from corral.service import logs, state_folder
 from corral.service.conversation_ref import ConversationRef
 from corral.service.front_end import FrontEndError
 from corral.service.identity import Access
-from corral.service.service import Service, Summary
+from corral.service.service import Service
 from corral.service.starting import Starter, configured_kind
+from corral.service.stopping import Summary
 from corral.service.store.store import Store, StoreError
 from corral.tasks import Tasks
 from corral.workers import Workers

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Coroutine
+from typing import Any
 
 from corral.backends.backend import Answer, Input
 from corral.backends.errors import BackendError
 from corral.backends.events import Decision
 from corral.service import telling
 from corral.service.front import CommandHelp, Reply
-
-if TYPE_CHECKING:
-    from corral.service.seats import LocalSeat
-
-Answered: TypeAlias = "str | Reply | None"
-Handler: TypeAlias = "Callable[[LocalSeat, str], Answered | Coroutine[Any, Any, Answered]]"
-"""Acts at once, as far as it can, and returns the rest to be awaited: commands take effect in their order."""
+from corral.service.seats import Answered, Command, Handler, LocalSeat
 
 LONGEST_NAME = 200  # characters of a model's name, or of an effort's
 NOT_A_NAME = f"that is not a name: one line of up to {LONGEST_NAME} letters is"
 DECISIONS: dict[str, Decision] = {"": "accept", "once": "accept", "session": "accept_for_session"}
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command."""
-
-    help: CommandHelp
-    act: Handler
 
 
 def find(line: str) -> tuple[Command | None, str, str]:

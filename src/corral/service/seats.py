@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
 from corral.backends.backend import Answer, Input
 from corral.backends.events import Notice
 from corral.printable import valid
-from corral.service import commands
-from corral.service.commands import Answered
 from corral.service.conversation import Conversation
 from corral.service.conversation_ref import ConversationRef
 from corral.service.files import MOST_BYTES, FileOut, FilesError, Place
-from corral.service.front import Reply
+from corral.service.front import CommandHelp, Reply
 from corral.service.front_queue import FrontQueue
 from corral.service.store.store import StoreError
 from corral.tasks import Tasks
@@ -26,12 +24,30 @@ from corral.tasks import Tasks
 if TYPE_CHECKING:
     from corral.service.front import Front, Shown, Welcome
     from corral.service.identity import Identity
-    from corral.service.service import Service
+    from corral.service.seat_host import SeatHost
     from corral.service.store.store import ConversationRow
 
 log = structlog.get_logger(__name__)
 
 MOST_AT_WORK = 20  # commands of one front end
+
+Answered: TypeAlias = "str | Reply | None"
+"""What a command tells whoever gave it."""
+
+Handler: TypeAlias = "Callable[[LocalSeat, str], Answered | Coroutine[Any, Any, Answered]]"
+"""Acts at once, as far as it can, and returns the rest to be awaited: commands take effect in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: how it is shown, and what it does at a seat."""
+
+    help: CommandHelp
+    act: Handler
+
+
+FindCommand: TypeAlias = "Callable[[str], tuple[Command | None, str, str]]"
+"""The command of a line, its name and the rest of the line; None where there is no such command."""
 
 
 class LocalSeat:
@@ -39,7 +55,8 @@ class LocalSeat:
 
     def __init__(
         self,
-        service: Service,
+        service: SeatHost,
+        find_command: FindCommand,
         identity: Identity,
         person: str,
         front: Front,
@@ -48,6 +65,7 @@ class LocalSeat:
         channel: str,
     ) -> None:
         self.service = service
+        self._find_command = find_command
         self.identity = identity
         self.person = person
         self.conversation = conversation
@@ -91,7 +109,7 @@ class LocalSeat:
         if self._at_work >= MOST_AT_WORK:
             self.tell(f"not done, {MOST_AT_WORK} commands are at work: {line[:80]}")
             return
-        command, name, argument = commands.find(line)
+        command, name, argument = self._find_command(line)
         if command is None:
             self.tell(f"unknown command {name}: /help lists all; begin a line with // to send it to the agent")
             return
@@ -124,7 +142,7 @@ class LocalSeat:
             self._tasks.own(self._leave())
 
     def hurry(self) -> None:
-        self._press(lambda: self.service.hurry(self))
+        self._press(lambda: self.service.hurry_one(self.conversation))
 
     def detach(self) -> None:
         self._queue.discard()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -14,8 +13,7 @@ import structlog
 from corral.backends import registry
 from corral.backends.engine_process import LOOK_TIMEOUT, LOOKING
 from corral.backends.events import BackendEnded, Notice
-from corral.service import recovery
-from corral.service.commands import COMMANDS
+from corral.service import commands, resuming
 from corral.service.conversation import Conversation
 from corral.service.conversation_ref import ConversationRef
 from corral.service.current_backend import StartBackend
@@ -26,8 +24,10 @@ from corral.service.pool import Pool
 from corral.service.processes import Seen, described
 from corral.service.seats import LocalSeat
 from corral.service.starting import policy, workspaces
+from corral.service.stopping import Deadline, Summary, end_all
 from corral.service.store.journal import Journal
 from corral.service.store.store import StoreError
+from corral.service.upkeep import Upkeep
 from corral.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from corral.service.front import Front
     from corral.service.identity import Identity
     from corral.service.policy import Policy
+    from corral.service.seat_host import SeatPlace
     from corral.service.store.store import ConversationRow, Store, UsageRow
     from corral.service.workspaces import Workspaces
 
@@ -43,26 +44,12 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-EARLIER = 20  # conversations that /resume lists
-LAST_RESERVE = 0.25  # of the time for a shutdown: what is left for KILL when patience is over
-PRUNE_EVERY = 86400.0  # seconds
 ENDING_MARGIN = 10.0  # seconds beyond a ladder, for an ending's report to be shown and written
 SETTLE_TIMEOUT = 1.0  # seconds for what is cancelled to be gone
 
 
 class AccessError(Exception):
     """This identity may not act for this person here. The front end tells it no more than that."""
-
-
-@dataclass(slots=True)
-class Summary:
-    """How a shutdown went."""
-
-    seconds: float = 0.0
-    ended: int = 0
-    verdicts: Counter[str] = field(default_factory=Counter)
-    unfinished: int = 0
-    """Backends whose endings were not over in time: their reapers end them, whether or not this process lives."""
 
 
 class Service:
@@ -83,7 +70,7 @@ class Service:
         self._patient = patient
         self._closing = ""
         self._taking = asyncio.Lock()
-        self._upkeep = Tasks(self._done)
+        self._upkeep = Upkeep(store, lambda: self._config, lambda: list(self.live), self.forget_if_unused)
         self._tasks = Tasks(self._done)
 
     @property
@@ -102,11 +89,7 @@ class Service:
 
     async def start(self) -> None:
         """End what a dead service left, take in what its reapers wrote, and begin to look after what gets old."""
-        recovering = self._upkeep.own(self._recover())
-        if self._patient:
-            await asyncio.wait([recovering])
-        self._upkeep.own(self._recycle())
-        self._upkeep.own(self._prune())
+        await self._upkeep.start(patient=self._patient)
 
     async def reload(self, config: Config, access: Access | None = None) -> None:
         """Go on with another configuration, and with who may act for whom by it; None: this account alone.
@@ -130,26 +113,17 @@ class Service:
 
     async def shutdown(self) -> Summary:
         """End everything at once, within [service] shutdown as a whole, and say how it went."""
-        began, bound = time.monotonic(), self._config.service.shutdown
         self._closing = "the service is stopping"
         before = Counter(self.pool.verdicts)  # also an ending that began before this one counts
-        self._upkeep.cancel()
-        await self._upkeep.settle(SETTLE_TIMEOUT)
+        deadline = Deadline(self._config.service.shutdown)
+        await self._upkeep.stop()
         self.pool.hurry()
-        endings = Tasks(_ending_done)
-        closing = [endings.own(self.end(one, "the service was stopped")) for one in list(self.live)]
-        if closing:
-            _, slow = await asyncio.wait(closing, timeout=bound * (1 - LAST_RESERVE))
-            if slow:
-                self._tasks.own(self.hurry())  # it lasts as long as the endings do
-                await asyncio.wait(closing, timeout=began + bound - time.monotonic())
-        summary = Summary()
-        for one in closing:
-            if not one.done() or one.cancelled() or one.exception() is not None:
-                one.cancel()
-                summary.unfinished += 1
-        summary.verdicts = self.pool.verdicts - before
-        summary.ended = summary.verdicts.total()
+        unfinished = await end_all(
+            [partial(self.end, one, "the service was stopped") for one in list(self.live)],
+            deadline,
+            hurry=lambda: self._tasks.own(self.hurry()),  # it lasts as long as the endings do
+        )
+        verdicts = self.pool.verdicts - before
         seats = list(self.seats)
         for seat in seats:
             seat.close(self._closing)
@@ -158,20 +132,17 @@ class Service:
             self.files.settle(SETTLE_TIMEOUT),
             *(seat.settle(SETTLE_TIMEOUT) for seat in seats),
         )
-        summary.seconds = time.monotonic() - began
-        log.info(
-            "service stopped",
-            ended=summary.ended,
-            **summary.verdicts,
-            unfinished=summary.unfinished or None,
-            seconds=round(summary.seconds, 2),
-        )
+        summary = Summary(deadline.spent, verdicts.total(), verdicts, unfinished)
+        summary.log()
         return summary
 
-    async def hurry(self, seat: LocalSeat | None = None) -> None:
-        """Take the patience away from the endings that are under way: of one seat's conversation, or of all."""
-        hurried = self.live if seat is None else {seat.conversation}
-        await asyncio.gather(*(one.hurry() for one in list(hurried)))
+    async def hurry(self) -> None:
+        """Take the patience away from all endings that are under way."""
+        await asyncio.gather(*(one.hurry() for one in list(self.live)))
+
+    async def hurry_one(self, conversation: Conversation) -> None:
+        """Take the patience away from the ending of one conversation."""
+        await conversation.hurry()
 
     # People.
 
@@ -215,7 +186,7 @@ class Service:
             raise AccessError
         unread = ""
         try:
-            row = await self._row_for(person, channel, resume)
+            row = await resuming.row_for(self.store, person, channel, resume)
         except StoreError as error:
             log.error("the store failed", error=str(error))
             if resume:
@@ -234,10 +205,10 @@ class Service:
         welcome = Welcome(
             person,
             begun.ref.engine,
-            tuple(command.help for command in COMMANDS.values()),
+            tuple(command.help for command in commands.COMMANDS.values()),
             begun.ref.workspace or who.workspace,
         )
-        seat = LocalSeat(self, identity, person, front, begun, welcome, channel)
+        seat = LocalSeat(self, commands.find, identity, person, front, begun, welcome, channel)
         self.seats.add(seat)
         try:
             greet(welcome)
@@ -245,18 +216,19 @@ class Service:
                 seat.catch_up()
             if unread:
                 seat.show(Notice(unread))
-            await self._tell_what_was_cut(seat)
+            for sentence in await self._written(resuming.told_of_cut_turns(self.store, person), []):
+                seat.show(Notice(sentence))
         except BaseException:  # the caller has no seat that it could leave
             seat.detach()
             raise
         return seat
 
-    def left(self, seat: LocalSeat) -> None:
+    def left(self, seat: SeatPlace) -> None:
         """A front end has gone; its conversation is kept as long as it has a backend, and for as long as that lasts."""
         self.seats.discard(seat)
         self.forget_if_unused(seat.conversation)
 
-    def moved(self, seat: LocalSeat) -> None:
+    def moved(self, seat: SeatPlace) -> None:
         """A seat has gone on with another conversation."""
         if seat.channel:
             self._tasks.own(self._remember_channel(seat))
@@ -342,7 +314,7 @@ class Service:
 
     async def earlier(self, person: str) -> list[ConversationRow]:
         """The person's earlier conversations, last used first. Raises StoreError."""
-        return await self.store.conversations(person, limit=EARLIER)
+        return await resuming.earlier(self.store, person)
 
     async def usage(self, person: str, since: float) -> list[UsageRow]:
         """What the person used since then (seconds since the epoch). Raises StoreError."""
@@ -374,43 +346,12 @@ class Service:
             return False
         return True
 
-    async def _row_for(self, person: str, channel: str, resume: str | None) -> ConversationRow | None:
-        """The conversation to go on with. Raises LookupError, StoreError."""
-        if resume == "last":
-            rows = await self.earlier(person)
-            if not rows:
-                raise LookupError("there is no earlier conversation to go on with")
-            return rows[0]
-        wanted = resume or (await self.store.channel(person, channel) if channel else None)
-        row = await self.store.conversation(wanted) if wanted else None
-        if row is None or row.person != person:
-            if resume:
-                # The engine's own id, which a chat shows when its agent begins.
-                if named := [one for one in await self.earlier(person) if one.thread == resume]:
-                    return named[0]
-                raise LookupError(f"there is no conversation {resume!r}: /resume lists those that there are")
-            return None
-        return row
-
-    async def _tell_what_was_cut(self, seat: LocalSeat) -> None:
-        cut = [turn for turn in await self._written(self.store.cut_turns(), []) if turn.person == seat.person]
-        for turn in cut:
-            when = time.strftime("%H:%M", time.localtime(turn.began))
-            seat.show(
-                Notice(
-                    f"the turn of {when} was cut: the service ended in its middle. It was not sent again;"
-                    f" /resume {turn.conversation} goes on with its conversation"
-                )
-            )
-        if cut:
-            await self._written(self.store.told([turn.id for turn in cut]), None)
-
     async def _conversation_known(self, ref: ConversationRef) -> None:
         for seat in list(self.seats):
             if seat.conversation.ref is ref and seat.channel:
                 await self._remember_channel(seat)
 
-    async def _remember_channel(self, seat: LocalSeat) -> None:
+    async def _remember_channel(self, seat: SeatPlace) -> None:
         conversation = seat.conversation.ref.id or None
         await self._written(self.store.set_channel(seat.person, seat.channel, conversation), None)
 
@@ -448,32 +389,6 @@ class Service:
         if self._config.person(conversation.ref.person) is None:
             await self.end(conversation, "its person was taken out of the configuration")
 
-    async def _recover(self) -> None:
-        await recovery.recover(self._config.service.state_dir, self.store)
-
-    async def _recycle(self) -> None:
-        """Look now and then for backends that are idle or old, and for conversations that nobody follows."""
-        while True:
-            recycle = self._config.recycle
-            await asyncio.sleep(min(max(min(recycle.idle, recycle.age) / 20, 0.02), 30.0))
-            await asyncio.gather(*(self._recycle_one(conversation) for conversation in list(self.live)))
-
-    async def _recycle_one(self, conversation: Conversation) -> None:
-        try:
-            reason = await conversation.recycle(time.monotonic())
-        except Exception:  # whatever it is, the others get old as well
-            log.exception("recycling failed", person=conversation.ref.person)
-            return
-        if reason:
-            log.info("recycled", person=conversation.ref.person, reason=reason)
-        self.forget_if_unused(conversation)
-
-    async def _prune(self) -> None:
-        while True:
-            await self._written(self.store.prune(time.time() - self._config.service.keep), None)
-            await asyncio.sleep(PRUNE_EVERY)
-            await recovery.take_in_reports(self._config.service.state_dir, self.store)
-
     async def _written(self, asking: Awaitable[T], failed: T) -> T:
         try:
             return await asking
@@ -484,11 +399,6 @@ class Service:
     def _done(self, error: BaseException | None) -> None:
         if error is not None:
             log.error("a task of the service failed", exc_info=error)
-
-
-def _ending_done(error: BaseException | None) -> None:
-    if error is not None:
-        log.error("an ending failed", exc_info=error)
 
 
 def _is_unused(conversation: Conversation) -> bool:
