@@ -2,6 +2,8 @@
 
 Whatever may hang (a directory service, a folder or a program on a dead mount, a scanner) hangs here. What the child
 finds out it tells the reaper, a JSON object a line.
+
+What only some commands need is imported here when they do: each module is a hundredth of a reaper's start.
 """
 
 from __future__ import annotations
@@ -11,10 +13,9 @@ import json
 import os
 import pwd
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from corral.process.bare import folders, sudo
-from corral.process.bare import limits as resource_limits
+from corral.process.bare import sudo
 from corral.process.bare.environment import Carried, carry_by_exec, carry_by_sudo
 from corral.process.bare.errors import StartError
 from corral.process.bare.request import Command
@@ -101,16 +102,23 @@ def _replace(command: Command, program: _Program) -> NoReturn:
     except OSError as error:
         text = f"the folder {cwd} cannot be entered by {account_name(os.getuid())}: {error.strerror}"
         raise StartError("cwd", text) from error
-    try:
-        resource_limits.apply(command.limits)
-    except (OSError, ValueError) as error:
-        asked = ", ".join(f"{name} {value}" for name, value in command.limits.items())
-        why = error.strerror if isinstance(error, OSError) else error
-        raise StartError("limits", f"the kernel does not take the limits {asked}: {why}") from error
+    if command.limits:
+        _limit(command.limits)
     try:
         os.execvpe(program.argv[0], list(program.argv), program.carried.exported)
     except OSError as error:
         raise _exec_error(error, program.argv[0], cwd) from error
+
+
+def _limit(limits: Mapping[str, int]) -> None:
+    from corral.process.bare import limits as resource_limits
+
+    try:
+        resource_limits.apply(limits)
+    except (OSError, ValueError) as error:
+        asked = ", ".join(f"{name} {value}" for name, value in limits.items())
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StartError("limits", f"the kernel does not take the limits {asked}: {why}") from error
 
 
 def _exec_error(error: OSError, program: str, cwd: str) -> StartError:
@@ -174,23 +182,23 @@ def _account(user: str | None) -> pwd.struct_passwd:
 
 
 def _open_for(command: Command, account: pwd.struct_passwd) -> int | None:
-    """The folder to start in, checked against the account's rights; None where only sudo (-D) can enter it as them."""
+    """The folder to start in, checked against the account's rights; None where only sudo (-D) can enter it as them.
+
+    Where none was asked for it is the supervisor's own, or / if the account may not enter that.
+    """
+    from corral.process.bare import folders
+
     if command.cwd is None:
-        return _open_here(command.here, account)
+        try:
+            return folders.open_folder(command.here, account)
+        except (folders.ClosedError, folders.UnknownRightsError, OSError):
+            return os.open("/", folders.FLAGS)
     try:
         return folders.open_folder(command.cwd, account)
     except folders.UnknownRightsError:
         return None  # This account may not look, or not read who may enter; sudo enters it as the account.
     except (folders.ClosedError, OSError) as error:
         raise StartError("cwd", folders.why_not(error, command.cwd, account.pw_name)) from None
-
-
-def _open_here(here: str, account: pwd.struct_passwd) -> int:
-    """The supervisor's own folder, or / where the account may not enter it."""
-    try:
-        return folders.open_folder(here, account)
-    except (folders.ClosedError, folders.UnknownRightsError, OSError):
-        return os.open("/", folders.FLAGS)
 
 
 def _enterable(folder: str) -> str:

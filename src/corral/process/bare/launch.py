@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection
 
-from corral.process.bare import refusal, sudo
+from corral.process.bare import sudo
 from corral.process.bare.child import Plan, become
 from corral.process.bare.errors import StartError
 from corral.process.bare.request import Command
@@ -151,6 +151,8 @@ class Launch:
 
     def _confirm(self, plan: Plan) -> None:
         """Wait until sudo has started the command. Raises StartError if it refused."""
+        from corral.process.bare import refusal  # what only a command of another account needs: see `child`
+
         deadline = time.monotonic() + _SUDO_STARTS_WITHIN
         pause = 0.001
         while (ended := os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
