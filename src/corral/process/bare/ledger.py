@@ -12,30 +12,22 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
 import sys
 import time
 from collections.abc import Iterable
 
-from corral.process.bare.typed import Any, NamedTuple
-
-# hashlib would do, and would bring OpenSSL into every reaper: 4 MB and 8 ms.
-try:
-    from _blake2 import blake2b
-except ImportError:  # pragma: no cover - an interpreter built without its own BLAKE2
-    from hashlib import blake2b
-
+from corral.process.bare.authentic import genuine_lines, sealed
 from corral.process.bare.errors import LedgerError
 from corral.process.bare.table import Identity, Namespace
+from corral.process.bare.typed import Any, NamedTuple
 
 _SUFFIX = ".job"
 _FRESH = ".new"
 """Behind the name of a record, while a shorter one is written that will replace it."""
 _KEY_NAME = "key"
 _KEY_BYTES = 32
-_MAC_BYTES = 16
 _MOST_BYTES = 64 * 1024 * 1024
 _COMPACT_BYTES = 512 * 1024
 _FORMAT = 1
@@ -173,8 +165,7 @@ class Record:
         self._append({"format": _FORMAT, "id": self._id, **header})
 
     def _append(self, content: dict[str, Any]) -> None:
-        text = json.dumps(content, separators=(",", ":"))
-        data = f"{text} {_mac(self._key, self._id, self._lines, text)}\n".encode()
+        data = sealed(self._key, self._id, self._lines, content)
         try:
             written = os.write(self._descriptor, data)
             if written != len(data):
@@ -279,24 +270,13 @@ def read(path: str, key: bytes) -> Entry | Rejected:
         os.close(descriptor)
         return Rejected(path, "it is not a file of this account")
     with os.fdopen(descriptor, "rb") as file:
-        lines = _genuine_lines(file.read(_MOST_BYTES), key, os.path.basename(path).removesuffix(_SUFFIX))
+        lines = genuine_lines(file.read(_MOST_BYTES), key, os.path.basename(path).removesuffix(_SUFFIX))
     if not lines:
         return Rejected(path, "its first line is cut short, or was not written by corral with this folder's key")
     try:
         return _entry(path, lines)
     except (KeyError, TypeError, ValueError) as error:
         return Rejected(path, f"it is not a record of this version ({error!r})")
-
-
-def _genuine_lines(data: bytes, key: bytes, job_id: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    # What follows the last newline was cut short while it was written.
-    for line in data.decode("utf-8", "replace").split("\n")[:-1]:
-        text, _, mac = line.rpartition(" ")
-        if not key or mac != _mac(key, job_id, len(found), text):
-            break
-        found.append(json.loads(text))
-    return found
 
 
 def _entry(path: str, lines: list[dict[str, Any]]) -> Entry:
@@ -328,10 +308,6 @@ def _namespace(numbers: Any) -> Namespace | None:
         return None
     pid, time, init = (int(number) for number in numbers)
     return Namespace(pid, time, init)
-
-
-def _mac(key: bytes, job_id: str, line: int, text: str) -> str:
-    return blake2b(f"{job_id}:{line}:{text}".encode(), key=key, digest_size=_MAC_BYTES).hexdigest()
 
 
 def _prepare(state_dir: str) -> str:
