@@ -1,11 +1,14 @@
 """The order of things in a conversation, at moments that a real backend passes through too quickly to be met."""
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,7 @@ from corral.process.bare.host import host_table
 from corral.service import current_backend
 from corral.service.conversation import Conversation
 from corral.service.conversation_ref import ConversationRef
+from corral.service.conversation_state import Phase
 from corral.service.current_backend import Announce, Begun
 from corral.service.front import Shown
 from corral.service.policy import Policy
@@ -514,3 +518,50 @@ async def test_a_backend_whose_start_was_complete_when_its_caller_was_cancelled_
         monkeypatch.undo()
         one.send("first")
         await one.until(lambda: len(one.backends) == 2 and one.backends[1].turns == ["first"], "another one serves")
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_requests_in_any_order_lose_nothing_and_end_everything_once(scene: Opens, seed: int) -> None:
+    dice = random.Random(f"requests {seed}")
+    asked: list[asyncio.Task[object]] = []
+    sent = 0
+    async with scene(warm=bool(seed % 2)) as one:
+
+        def begin(doing: Coroutine[Any, Any, object]) -> None:
+            asked.append(asyncio.create_task(doing))
+
+        for _ in range(30):
+            request = dice.choice(("send", "send", "stop", "restart", "interrupt", "recycle", "turn", "start", "hold"))
+            if request == "send":
+                one.send(f"message {sent}")
+                sent += 1
+            elif request == "stop":
+                begin(one.conversation.stop())
+            elif request == "restart":
+                begin(one.conversation.restart())
+            elif request == "interrupt":
+                begin(one.conversation.interrupt())
+            elif request == "recycle":
+                begin(one.conversation.recycle(time.monotonic() + dice.choice((0.0, 1e6))))
+            elif request == "turn" and one.backends:
+                one.backends[-1].end_turn.set()
+            else:
+                one.may_start.clear() if request == "hold" else one.may_start.set()
+            for _ in range(dice.randrange(6)):
+                await asyncio.sleep(0)
+        one.may_start.set()
+        while one.conversation.busy or not all(task.done() for task in asked):
+            for backend in one.backends:
+                backend.end_turn.set()
+            await asyncio.sleep(0.001)
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert not [result for result in results if isinstance(result, BaseException)]
+        assert one.conversation.state.phase is Phase.IDLE
+    refused = sum(text.startswith(("not sent: message", "not taken")) for text in one.notices)
+    assert len(one.shown(TurnEnded)) == sent - refused, "each message that was taken up has one end"
+    lives = one.shown(BackendStarted, BackendEnded)
+    assert lives == ["backend_started", "backend_ended"] * (len(lives) // 2), (
+        "one backend at a time, and each one ended"
+    )
+    turns = one.shown(TurnStarted, TurnEnded)
+    assert all(later == "turn_ended" for kind, later in pairwise(turns) if kind == "turn_started")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -27,6 +26,7 @@ from corral.backends.events import (
 from corral.process import JobError
 from corral.service.audience import Audience
 from corral.service.conversation_ref import ConversationRef
+from corral.service.conversation_state import State, Turn, Waiting
 from corral.service.current_backend import CurrentBackend, StartBackend
 from corral.service.front import Follower
 from corral.service.policy import Policy
@@ -44,14 +44,10 @@ WORDLESS = "the agent ended the turn without a word"
 _FAULTS = (BackendError, JobError, PoolFullError)
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    message: Input
-    front: Follower
-
-
 class Conversation:
     """Messages in by `send`, events out to the audience; one task of its own holds the turns.
+
+    What it does next is decided by its `state` alone, a value that only its own methods replace.
 
     `stop`, `restart` and `interrupt` act at once, also while a turn runs or a backend starts. Exactly one TurnEnded
     is shown for each message that is taken up, and it comes before the BackendEnded of its backend. Nothing is sent
@@ -72,46 +68,48 @@ class Conversation:
         self.ref = ref
         self.audience = Audience()
         self.tokens = 0
-        self.began = 0.0
-        """When the running turn began (`time.monotonic`); 0 while none runs."""
         self.last_used = time.monotonic()
-        self.over = False
-        """Whether it is closed, or being closed."""
         self.gone = asyncio.Event()
         """Set when it is closed, and others may take it up."""
         self._current = CurrentBackend(ref, start, pool, journal, self.audience, policy, after)
         self._journal = journal
         self._policy = policy
-        self._waiting: deque[_Waiting] = deque()
+        self._state = State()
         self._wake = asyncio.Event()
-        self._stops = 0
-        self._stopped_for = ""
-        """Why the running turn was stopped first; empty if it was not."""
-        self._speaker: Follower | None = None
+        """Set when the state or the followers have changed, for the task that holds the turns."""
+        self._last_speaker: Follower | None = None
         """Whose message the running turn, or the last one, answers."""
-        self._handed_over = False
-        """Whether the backend has begun the turn that runs here."""
-        self._stop_early = False
-        """Whether that turn was interrupted before."""
-        self._changes = 0
-        self._settled = asyncio.Event()
         self._finishing: set[Follower] = set()
-        self._eager = False
         self.broken = False
         """Whether its task died of a fault: nothing can be sent here any more."""
         self._worker = Tasks(self._worked).own(self._work())
 
-    # What others may know.
+    # State.
+
+    @property
+    def state(self) -> State:
+        """What it is doing now."""
+        return self._state
+
+    @property
+    def over(self) -> bool:
+        """Whether it is closed, or being closed."""
+        return self._state.closed
 
     @property
     def busy(self) -> bool:
-        """Whether a turn runs, a message waits, or an ending is under way."""
-        return bool(self.began or self._waiting or self._changes or self._eager)
+        """Whether a turn runs, a message waits, or a start or an ending is under way."""
+        return self._state.busy
+
+    @property
+    def began(self) -> float:
+        """When the running turn began (`time.monotonic`); 0 while none runs."""
+        return self._state.turn.began if self._state.turn is not None else 0.0
 
     @property
     def waiting(self) -> int:
         """How many messages wait."""
-        return len(self._waiting)
+        return len(self._state.waiting)
 
     @property
     def approvals(self) -> tuple[ApprovalRequested, ...]:
@@ -136,14 +134,13 @@ class Conversation:
             front.show(Notice(f"not sent: {message.text}"))
             return
         most = self._policy(self.ref).queue
-        if len(self._waiting) >= most:
+        if self.waiting >= most:
             front.show(Notice(f"not taken: {most} messages wait already. Wait for the turn's end, or /stop"))
             return
         self.last_used = time.monotonic()
-        if self.began or self._waiting:
-            front.show(Notice(f"queued, number {len(self._waiting) + 1}: {message.text}"))
-        self._waiting.append(_Waiting(message, front))
-        self._wake.set()
+        if self._state.turn is not None or self.waiting:
+            front.show(Notice(f"queued, number {self.waiting + 1}: {message.text}"))
+        self._become(self._state.message_sent(Waiting(message, front)))
 
     def finish(self, front: Follower) -> None:
         """Tell this front end by `idle` when there is nothing more to do, even if that is now."""
@@ -152,8 +149,7 @@ class Conversation:
 
     def start_now(self) -> None:
         """Start the backend now, and not with the first message."""
-        self._eager = True
-        self._wake.set()
+        self._become(self._state.start_requested())
 
     async def steer(self, message: Input) -> bool:
         """Fold a message into the running turn; False if no turn could take it. Raises as Backend.steer."""
@@ -162,16 +158,17 @@ class Conversation:
     async def interrupt(self) -> bool:
         """Stop the turn that runs; the backend stays, and so does what waits. False if nothing was to stop."""
         if self._current.cancel_opening():
-            self._count_stop(STOPPED)
+            self._become(self._state.turn_stopped(STOPPED))
             return True
-        handed_over = self._handed_over
+        asked = self._state.turn
         if self.backend is not None and await self.backend.interrupt(STOPPED):
             return True
-        if handed_over or not self.began or self._changes:
+        turn = self._state.turn
+        if turn is None or self._state.endings or (asked is not None and asked.handed_over):
             return False
-        if self._handed_over:  # meanwhile
+        if turn.handed_over:  # meanwhile
             return self.backend is not None and await self.backend.interrupt(STOPPED)
-        self._stop_early = True
+        self._become(self._state.turn_interrupted())
         return True
 
     def answer(self, approval_id: str, answer: Answer, by: str) -> bool:
@@ -180,7 +177,7 @@ class Conversation:
 
     def decline(self, approval_id: str, front: Follower, by: str) -> None:
         """Decline for a front end where nobody can be asked, unless the turn is another's that is still there."""
-        if self._speaker is front or self._speaker not in self.audience.followers:
+        if self._last_speaker is front or self._last_speaker not in self.audience.followers:
             self.answer(approval_id, Answer("decline"), by)
 
     def stop(self) -> Coroutine[Any, Any, BackendEnded | None]:
@@ -195,7 +192,7 @@ class Conversation:
     def restart(self) -> Coroutine[Any, Any, None]:
         """End the backend and start another that goes on with the conversation; messages that wait stay. Await it."""
         self._begin_change("the agent was restarted")
-        return self._restart(self._stops)
+        return self._restart(self._state.changes)
 
     def mark_stale(self, reason: str) -> None:
         """Have the next turn held by a fresh backend, for `reason`: what was set can only be set at a start."""
@@ -203,15 +200,15 @@ class Conversation:
 
     def close(self, why: str) -> Coroutine[Any, Any, BackendEnded | None]:
         """End the backend and this conversation's life; it can be taken up again. Await what it returns."""
-        self.over = True
-        self._wake.set()
+        self._become(self._state.closing())
         self.drop_waiting()
         return self._close(self._begin_change(why), why)
 
     def drop_waiting(self) -> None:
         """Drop the messages that wait, and say so."""
-        while self._waiting:
-            one = self._waiting.popleft()
+        dropped = self._state.waiting
+        self._become(self._state.messages_dropped())
+        for one in dropped:
             one.front.show(Notice(f"not sent: {one.message.text}"))
 
     async def turn_over(self) -> None:
@@ -241,7 +238,7 @@ class Conversation:
     async def recycle(self, now: float) -> str:
         """End a backend that is idle or old, between turns; why it was ended, or ''."""
         backend, policy = self.backend, self._policy(self.ref)
-        if backend is None or backend.gone or self._changes or self._current.lock.locked():
+        if backend is None or backend.gone or self._state.endings or self._current.lock.locked():
             return ""
         age = self._current.age(now)
         if age > policy.age + policy.limits.turn + STUCK_MARGIN:
@@ -260,11 +257,16 @@ class Conversation:
             return ""
         return await self._recycle(backend, reason, force=age > policy.age + policy.limits.turn)
 
-    # How.
+    # Internals.
+
+    def _become(self, state: State) -> None:
+        """The only place where the state changes."""
+        self._state = state
+        self._wake.set()
 
     @property
     def _at_work(self) -> bool:
-        return bool(self.began or self._waiting)
+        return bool(self._state.turn or self._state.waiting)
 
     async def _recycle(self, backend: Backend, reason: str, *, force: bool) -> str:
         async with self._current.lock:
@@ -274,22 +276,13 @@ class Conversation:
             await self._current.end("recycled")
             return reason
 
-    def _count_stop(self, why: str) -> None:
-        self._stops += 1
-        self._stopped_for = self._stopped_for or why
-
     def _begin_change(self, why: str) -> bool:
         """Stop what runs, and hold back what comes; whether a start was stopped."""
-        self._count_stop(why)
-        self._changes += 1
-        self._settled.clear()
+        self._become(self._state.ending_begun(why))
         return self._current.cancel_opening()
 
     def _finish_change(self) -> None:
-        self._changes -= 1
-        if not self._changes:
-            self._settled.set()
-            self._wake.set()
+        self._become(self._state.ending_over())
 
     async def _stop(self, opening: bool, why: str) -> BackendEnded | None:
         try:
@@ -300,11 +293,11 @@ class Conversation:
         finally:
             self._finish_change()
 
-    async def _restart(self, stops: int) -> None:
+    async def _restart(self, changes: int) -> None:
         try:
             async with self._current.lock:
                 await self._current.end("restarted")
-                if not self.over and stops == self._stops:
+                if not self.over and changes == self._state.changes:
                     await self._current.open()
         except _FAULTS as error:
             self._notice(str(error))
@@ -314,12 +307,12 @@ class Conversation:
     async def _work(self) -> None:
         while not self.over:
             self._wake.clear()
-            if self._changes:
-                await self._settled.wait()
-            elif self._eager:
+            if self._state.endings:
+                await self._wake.wait()
+            elif self._state.starting:
                 await self._start_now()
-            elif self._waiting:
-                await self._hold_turn(self._waiting.popleft())
+            elif self._state.waiting:
+                await self._hold_turn()
             else:
                 self._finishing.clear()
                 self.audience.idle()
@@ -342,18 +335,18 @@ class Conversation:
             log.exception("a start failed", person=self.ref.person)
             self.audience.closed(f"a fault in corral: {error!r}")
         finally:
-            self._eager = False
+            self._become(self._state.start_over())
 
-    async def _hold_turn(self, waiting: _Waiting) -> None:
-        message, self._speaker = waiting.message, waiting.front
-        self.began = time.monotonic()
-        stops, self._stopped_for = self._stops, ""
+    async def _hold_turn(self) -> None:
+        self._become(self._state.turn_taken(time.monotonic()))
+        taken = self._turn.taken
+        message, self._last_speaker = taken.message, taken.front
         end = TurnEnded("interrupted", STOPPED)
         backend = None
         try:
             await self._journal.begin_turn(self.ref, message.text)
-            backend = await self._backend_for_turn(stops)
-            if backend is not None and stops == self._stops and not self._stop_early:
+            backend = await self._backend_for_turn()
+            if backend is not None and self._turn.goes_on:
                 end = await self._read_turn(backend, message)
         except _FAULTS as error:
             end = TurnEnded("failed", str(error))
@@ -361,15 +354,15 @@ class Conversation:
             log.exception("a turn failed", person=self.ref.person)
             end = TurnEnded("failed", f"a fault in corral: {error!r}")
         finally:
-            if stops != self._stops and end.status in ("failed", "interrupted"):
-                end = TurnEnded("interrupted", self._stopped_for)
+            if self._turn.stopped_for and end.status in ("failed", "interrupted"):
+                end = TurnEnded("interrupted", self._turn.stopped_for)
             try:
-                await self._journal.end_turn(self.ref, end, time.monotonic() - self.began)
+                await self._journal.end_turn(self.ref, end, time.monotonic() - self._turn.began)
             except Exception:  # whatever it is, the turn's end must be shown
                 log.exception("the end of a turn was not written down", person=self.ref.person)
             finally:
-                self.began, self.last_used = 0.0, time.monotonic()
-                self._handed_over = self._stop_early = False
+                self.last_used = time.monotonic()
+                self._become(self._state.turn_shown())
                 self.audience.show(end)
                 self._current.turn_shown()
         if backend is not None and backend.gone:
@@ -384,9 +377,9 @@ class Conversation:
         choices, limits = Choices(self.ref.model, self.ref.effort or policy.effort), policy.limits
         async with aclosing(backend.send(message, choices=choices, limits=limits)) as events:  # type: ignore[type-var]
             async for event in events:
-                if not self._handed_over:
-                    self._handed_over = True
-                    if self._stop_early:
+                if not self._turn.handed_over:
+                    self._become(self._state.turn_handed_over())
+                    if self._turn.interrupted:
                         await backend.interrupt(STOPPED)  # bounded by the backend
                 if isinstance(event, TurnEnded):
                     end = event
@@ -411,12 +404,17 @@ class Conversation:
         elif isinstance(event, ApprovalClosed):
             await self._journal.closed(event)
 
-    async def _backend_for_turn(self, stops: int) -> Backend | None:
-        """The backend, started if need be; None if there was a stop since `stops` was read."""
+    @property
+    def _turn(self) -> Turn:
+        assert self._state.turn is not None, "asked only while a turn is held"
+        return self._state.turn
+
+    async def _backend_for_turn(self) -> Backend | None:
+        """The backend, started if need be; None if the turn was stopped meanwhile."""
         async with self._current.lock:
             if self.backend is not None and self.backend.gone:
                 await self._current.end(self.backend.gone)
-            while stops == self._stops and not self._stop_early:
+            while self._turn.goes_on:
                 if self.backend is None:
                     await self._current.open()
                     if self._current.forgotten:
