@@ -144,3 +144,19 @@ class TestLifelineThatIsHeldOpen:
             assert (report.ended_by, report.verdict, await job.wait()) == ("reaper", "proven_empty", -signal.SIGTERM)
         finally:
             os.close(held)
+
+    async def test_its_last_words_are_heard_too_when_its_death_is_heard_first(self, tmp_path: Path) -> None:
+        job = await Job.start(["sleep", "1000"], state_dir=tmp_path)
+        reaper = job._supervision.reaper
+        assert reaper is not None
+        held = self.hold(job.reaper_pid)
+        try:
+            ending = asyncio.create_task(job.end())
+            await asyncio.sleep(0)  # The request is sent. The loop stands still until the reaper is dead:
+            os.waitid(os.P_PID, reaper.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - which is what is tried here
+            reaper._go()
+            async with asyncio.timeout(20):
+                report = await ending
+            assert (report.ended_by, report.verdict) == ("reaper", "proven_empty")
+        finally:
+            os.close(held)

@@ -276,6 +276,25 @@ def test_a_job_of_corrals_has_its_reaper_above_it(world: World, service: Service
     assert world.commands(f"{world.codex} -c")
 
 
+def test_an_agent_whose_sudo_fell_to_init_is_an_orphan_with_its_sudo(
+    world: World, service: Service, sudo_rules: Any
+) -> None:
+    service.stage.allow(world.codex)
+    sudo_rules()
+    owner = "import subprocess, sys; subprocess.Popen(sys.argv[1:])"
+    agent = [world.codex, "-c", "import time; time.sleep(1000)"]
+    through = ["sudo", "-n", "-u", world.person.name, *agent]
+    world.start([service.python, "-c", owner, *through], account=service.account, session=True)
+    wait_until(lambda: world.commands(f"{world.codex} -c"), what="the agent ran", picture=world.picture)
+    _, found = world.adopt()
+    [orphan] = found["orphans"]
+    assert orphan["tree"][0]["command"] == " ".join(through)
+    assert " ".join(agent) in tree_of(found)
+    status, found = world.adopt("--end")
+    assert (status, found["report"]["verdict"]) == (0, "empty_by_scan"), found
+    assert not world.commands(world.codex)
+
+
 def test_a_process_1_that_is_no_known_init_may_own_what_hangs_on_it(enter: Callable[..., World]) -> None:
     world = enter("a-bot")
     world.orphan()
