@@ -142,7 +142,7 @@ async def test_a_command_that_does_not_exist_is_a_start_error(tmp_path: Path) ->
 
 def test_a_missing_codex_is_told_with_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "codex_cli_bin", None)
-    with pytest.raises(EngineNotFoundError, match="npm install -g @openai/codex"):
+    with pytest.raises(EngineNotFoundError, match=r"npm install -g @openai/codex.*\[codex\]"):
         find_codex(str(tmp_path))
     program = tmp_path / "codex"
     program.write_text("#!/bin/sh\n")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,25 @@ def test_what_cannot_be_read_is_not_offered_and_nothing_is_said_of_it(config: Pa
     assert offered("corral end a", CORRAL_CONFIG=str(config)) == []
     (config.parent / "state" / "corral.db").write_bytes(b"no database")
     assert offered("corral chat --resume ", CORRAL_CONFIG=str(config)) == []
+
+
+@pytest.mark.parametrize("line", ["corral end a", "corral chat --resume "])
+def test_a_config_that_does_not_answer_is_given_up(tmp_path: Path, line: str) -> None:
+    fifo = tmp_path / "corral.toml"
+    os.mkfifo(fifo)  # opening it waits for a writer, as a disk that does not answer makes a reader wait
+    began = time.monotonic()
+    assert offered(line, CORRAL_CONFIG=str(fifo)) == []
+    assert time.monotonic() - began < 15
+
+
+def test_accounts_of_people() -> None:
+    assert "root" not in offered("corral run --user ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_each_shell_is_printed(shell: str) -> None:
+    argv = [sys.executable, "-m", "corral", "--show-completion", shell]
+    env = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "_COMPLETE=complete_" in done.stdout

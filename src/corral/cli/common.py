@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from corral import __version__
 from corral.backends import registry
 from corral.cli import completing
+from corral.installed import about
 
 app = typer.Typer(
     name="corral",
@@ -67,12 +68,25 @@ def say(text: str) -> None:
         typer.echo(f"corral: {text}", err=True)
 
 
+def print_version(*, as_json: bool) -> None:
+    """What a report of a fault needs; the first line is the version alone."""
+    known = about()
+    if as_json:
+        typer.echo(json.dumps(known, indent=2))
+        return
+    typer.echo(f"corral {known['version']}")
+    typer.echo(f"Python {known['python']}, {known['platform']}")
+    typer.echo(f"installed: {known['installed']}, {known['prefix']}")
+
+
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, Python, platform and installation.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
-        typer.echo(f"corral {__version__}")
+        print_version(as_json=False)
         raise typer.Exit
 
 

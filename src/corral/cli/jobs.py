@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from corral.cli import completing
 from corral.cli.common import AsJson, ConfigFile, StateDir, app, say, state_folder, state_folders
 
 # click's own, or the copy of it that newer typers carry.
@@ -51,7 +52,13 @@ command cannot be executed; 127 if it is not found.
 def run(
     command: Annotated[list[str], typer.Argument(metavar="COMMAND [ARG]...", show_default=False)],
     user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="The account to run as, through `sudo -n`.")
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="The account to run as, through `sudo -n`.",
+            autocompletion=completing.accounts,
+        ),
     ] = None,
     grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="From TERM to KILL.")] = 5.0,
     kill: Annotated[
@@ -154,7 +161,13 @@ def sweep(
         bool, typer.Option("--adopt", help="Look for agents of NAME's that no job owns, and show them.")
     ] = False,
     user: Annotated[
-        str | None, typer.Option("--user", metavar="NAME", help="The account to look at, with `--adopt`.")
+        str | None,
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="The account to look at, with `--adopt`.",
+            autocompletion=completing.accounts,
+        ),
     ] = None,
     end: Annotated[bool, typer.Option("--end", help="End what `--adopt` finds, without asking.")] = False,
 ) -> None:

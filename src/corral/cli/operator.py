@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from corral.cli.common import AsJson, ConfigFile, app, say
+from corral.cli.common import AsJson, ConfigFile, app, print_version, say
 
 if TYPE_CHECKING:
     from corral.config import Config
@@ -75,6 +75,21 @@ def doctor(
     else:
         console().print(examination.shown(findings))
     raise typer.Exit(1 if any(finding.status == "error" for finding in findings) else 0)
+
+
+@app.command(
+    help="""Print the version, Python, the platform, and how Corral was installed: what a report of a fault needs.
+
+**Examples**
+
+    corral version
+
+    corral version --json | jq -r .installed
+"""
+)
+def version(as_json: AsJson = False) -> None:
+    """Print the version."""
+    print_version(as_json=as_json)
 
 
 @app.command(

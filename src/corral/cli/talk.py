@@ -51,7 +51,8 @@ the last turn.
 
 Where `corral serve` has a socket, it is held there, or refused. Without one, or with one of the options that say so, it
 is held in this process: with the engines of the config if there is one, or with the agent on your PATH, your settings
-and your login; for Codex else the one of `pip install openai-codex-cli-bin`. The first notice says where.
+and your login; for Codex else the one of the extra `corral[codex]`. The first
+notice says where.
 
 **Exit status**: 0; 1 if the agent could not be started, if something survived its end, or if a turn failed and there
 is no terminal; 128+N after signal N.

@@ -23,17 +23,20 @@ if TYPE_CHECKING:
     from corral.service.conversation_ref import ConversationRef
 
 RUN = "run "
+ASK = "ask "
 # A proxy that the environment names would be asked for the loopback too.
 NO_PROXY = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 SCRIPTED = (
-    "offline: a script answers in the place of the model; `run COMMAND` has the agent run a command, anything else is "
-    "echoed"
+    "offline: a script answers in the place of the model; `run COMMAND` has the agent run a command, `ask "
+    "COMMAND` has it ask for permission first, anything else is echoed"
 )
 HINT = "The model is a script. `run COMMAND` has the agent run a command, for example `run make`; then try /stop."
 
 
 def obey(message: str) -> Turn:
-    """`run COMMAND` has the agent run it; anything else is echoed."""
+    """`run COMMAND` has the agent run it, `ask COMMAND` outside its sandbox with permission; else an echo."""
+    if message.startswith(ASK):
+        return Turn(Say("I ask."), Run(message.removeprefix(ASK).strip(), escalate=True), Say("It is done."))
     if not message.startswith(RUN):
         return echo(message)
     return Turn(Say("I run it."), Run(message.removeprefix(RUN).strip()), Say("It is done."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 from corral.backends.errors import EngineNotFoundError
+from corral.installed import extra_command
 
 
 def find_codex(path: str | None = None) -> list[str]:
@@ -18,7 +19,7 @@ def find_codex(path: str | None = None) -> list[str]:
         import codex_cli_bin  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise EngineNotFoundError(
-            "there is no `codex` on PATH: install it with `npm install -g @openai/codex` or `pip install "
-            "openai-codex-cli-bin`"
+            "there is no `codex` on PATH: install it with `npm install -g @openai/codex`, or add it to this Corral "
+            f"with `{extra_command('codex')}`"
         ) from error
     return [str(codex_cli_bin.bundled_codex_path())]
