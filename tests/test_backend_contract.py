@@ -585,6 +585,19 @@ async def test_no_answer_is_taken_after_the_end_of_the_turn(scene: Scene) -> Non
         assert not backend.answer(asked.approval_id, Answer("accept"))
 
 
+async def test_a_backend_is_ended_to_a_verdict_though_every_task_is_cancelled(scene: Scene) -> None:
+    """As asyncio.run does when it is interrupted."""
+    before = asyncio.all_tasks()
+    async with scene("work") as backend:
+        events = backend.send(Input("go"))
+        await reach(events, Text)
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        ended = await asyncio.wait_for(backend.end(), 20)
+        assert ended.report.verdict == "proven_empty"
+        assert (await rest(events))[-1].status in ("failed", "interrupted")
+
+
 async def test_waiting_for_one_that_was_not_started_is_an_error() -> None:
     with pytest.raises(BackendError, match="not started"):
         await asyncio.wait_for(BackendProcess(scripted("codex", "talk")).wait(), 5)

@@ -130,8 +130,8 @@ async def test_on_a_terminal_it_offers_a_chat(service: Service, codex_command: l
     with on_screen(service, service.corral("demo"), on_path(service, codex_command)) as screen:
         await screen.shows("Your turn")
         await screen.prompts()
-        screen.enter("run echo $((40 + 2)); exit 3")
-        await screen.shows("  42")
+        screen.enter("run echo $((400000 + 2)); exit 3")
+        await screen.shows("  400002")  # no pid in the trees above
         await screen.prompts()
         screen.enter("/quit")
         assert await screen.exited() == 0

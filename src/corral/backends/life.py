@@ -121,7 +121,14 @@ class Life:
         self._tasks.own(self._read())
         self._tasks.own(self._watch_job())
         serving = self._tasks.own(self._serve(conversation, started))
-        await self._end_asked.wait()
+        try:
+            await self._end_asked.wait()
+        except asyncio.CancelledError:
+            # asyncio.run cancels every task when it is interrupted, and then waits for them: the engine is ended first.
+            self._ask_for_end("the event loop is being closed")
+            task = asyncio.current_task()
+            assert task is not None, "it runs in one"
+            task.uncancel()  # or a timeout below would pass for another cancellation
         serving.cancel()
         await asyncio.wait([serving])
         turn = self.turn
