@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from corral.process.bare.report import SURVIVORS
@@ -39,6 +39,10 @@ class History:
     conversation: ConversationRow
     turns: tuple[TurnRow, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """The document of `corral history --json`."""
+        return {**asdict(self.conversation), "turns": [_turn_json(turn) for turn in self.turns]}
+
 
 @dataclass(frozen=True, slots=True)
 class Endings:
@@ -46,6 +50,21 @@ class Endings:
 
     reports: tuple[ReportRow, ...] = ()
     unknown: tuple[BackendRow, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `corral reports --json`."""
+        reports = [{**asdict(one), "report": one.report.to_json()} for one in self.reports]
+        return {"reports": reports, "unknown": [asdict(one) for one in self.unknown]}
+
+
+def seconds(turn: TurnRow) -> float | None:
+    """How long it took; of one that was cut only the next start is known, not the moment."""
+    return None if turn.ended is None or turn.state == CUT else turn.ended - turn.began
+
+
+def _turn_json(turn: TurnRow) -> dict[str, Any]:
+    took = seconds(turn)
+    return {**asdict(turn), "seconds": None if took is None else round(took, 3)}
 
 
 def history(state_dir: Path, person: str | None = None, limit: int = 20) -> tuple[History, ...]:
@@ -111,7 +130,7 @@ def _unknown(connection: sqlite3.Connection, person: str | None, limit: int) -> 
     return tuple(BackendRow(*row[1:]) for row in rows if not there[row[0]])[:limit]
 
 
-def examined(path: Path, seconds: float) -> tuple[int, str]:
+def examined(path: Path, seconds_allowed: float) -> tuple[int, str]:
     """The version of the store, and the first damage that is found in that time; empty if there is none.
 
     Raises FileNotFoundError, another OSError, or StoreError for what no store is.
@@ -119,7 +138,7 @@ def examined(path: Path, seconds: float) -> tuple[int, str]:
     refuse_empty(path)
 
     def look(connection: sqlite3.Connection) -> tuple[int, str]:
-        return version_of(connection), damage(connection, seconds)
+        return version_of(connection), damage(connection, seconds_allowed)
 
     return _read(path, look)
 
