@@ -154,3 +154,10 @@ def test_an_extra_comes_from_where_corral_came(
 def test_an_extra_of_a_checkout_is_added_to_the_checkout() -> None:
     assert installed.manner() == "checkout"
     assert installed.extra_command("codex").endswith(f"-e '{Path(__file__).parents[1]}[codex]'")
+
+
+def test_the_help_of_every_command_is_grouped_and_has_an_example() -> None:
+    for name, command in typer.main.get_group(app).commands.items():
+        assert getattr(command, "rich_help_panel", None) in {"Jobs", "Talk", "Service", "Install"}, name
+        assert "**Example" in (command.help or ""), name
+        assert f"corral {name}" in (command.help or ""), name

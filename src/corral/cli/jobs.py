@@ -30,6 +30,7 @@ class _Run(TyperCommand):
 
 
 @app.command(
+    rich_help_panel="Jobs",
     cls=_Run,
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
     help="""Run a command; when it exits, or you end it, end all that it started.
@@ -97,6 +98,7 @@ def run(
 
 
 @app.command(
+    rich_help_panel="Jobs",
     help="""Show the live jobs with their trees: account, pid, age, memory, command.
 
 **Exit status**: 0; 1 if the ledger cannot be read, or if a job in it cannot be looked for from here: one of another
@@ -107,7 +109,7 @@ PID namespace (a container), or where processes are hidden (hidepid).
     corral ps
 
     corral ps --json | jq '.jobs[].tree | length'
-"""
+""",
 )
 def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show the live jobs."""
@@ -133,6 +135,7 @@ def ps(state_dir: StateDir = None, config: ConfigFile = None, as_json: AsJson = 
 
 
 @app.command(
+    rich_help_panel="Jobs",
     help="""End what dead supervisors left.
 
 A job whose supervisor and reaper were both killed leaves its tree behind with its record; this ends it. Jobs whose
@@ -151,7 +154,7 @@ and ends them with `--end`, or when you say yes.
     corral sweep --json --state-dir /var/lib/corral
 
     corral sweep --user daniel --adopt
-"""
+""",
 )
 def sweep(
     state_dir: StateDir = None,

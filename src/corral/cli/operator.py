@@ -33,6 +33,7 @@ class Unit(StrEnum):
 
 
 @app.command(
+    rich_help_panel="Install",
     help="""Try everything that must be right on this machine, and say what is not, and what to do about it.
 
 Run it as the service's account: sudo's rules and the modes of files are tried as they are for that account. Each engine
@@ -48,7 +49,7 @@ no model is asked.
     corral doctor --json | jq '.findings[] | select(.status == "error")'
 
     corral doctor --fix
-"""
+""",
 )
 def doctor(
     config: ConfigFile = None,
@@ -78,6 +79,7 @@ def doctor(
 
 
 @app.command(
+    rich_help_panel="Install",
     help="""Print the version, Python, the platform, and how Corral was installed: what a report of a fault needs.
 
 **Examples**
@@ -85,7 +87,7 @@ def doctor(
     corral version
 
     corral version --json | jq -r .installed
-"""
+""",
 )
 def version(as_json: AsJson = False) -> None:
     """Print the version."""
@@ -93,6 +95,7 @@ def version(as_json: AsJson = False) -> None:
 
 
 @app.command(
+    rich_help_panel="Install",
     help="""Print the sudo rules that the config's people need: what starts their agents, what ends them, nothing else.
 
 They are checked by visudo first. Standard error names what has no rule.
@@ -104,7 +107,7 @@ They are checked by visudo first. Standard error names what has no rule.
     corral sudoers --service-user bot > corral.rules
 
     sudo install -o root -g root -m 0440 corral.rules /etc/sudoers.d/corral && sudo visudo -c
-"""
+""",
 )
 def sudoers(
     config: ConfigFile = None,
@@ -132,6 +135,7 @@ def sudoers(
 
 
 @app.command(
+    rich_help_panel="Install",
     help="""Print what makes Corral a service of this machine: a unit of systemd, its folders, or a daemon of launchd.
 
 Each line has its reason beside it. A unit is checked by systemd-analyze, where that is installed.
@@ -145,7 +149,7 @@ Each line has its reason beside it. A unit is checked by systemd-analyze, where 
     corral units tmpfiles --service-user bot > corral.conf
 
     corral units launchd --service-user bot > org.corral.serve.plist
-"""
+""",
 )
 def units(
     kind: Annotated[

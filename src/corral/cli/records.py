@@ -31,6 +31,7 @@ StoreDir = Annotated[
 
 
 @app.command(
+    rich_help_panel="Service",
     help="""Show the conversations and their turns: when, how they ended, how long they took, what they used.
 
 What was said is not kept here, but for the first line of a conversation. Works while a service runs, and after one
@@ -41,7 +42,7 @@ that was killed.
     corral history --person daniel --limit 5
 
     corral history --json | jq '[.conversations[].turns[].output_tokens] | add'
-"""
+""",
 )
 def history(
     person: OfPerson = None,
@@ -66,6 +67,7 @@ def history(
 
 
 @app.command(
+    rich_help_panel="Service",
     help="""Show how agents ended: when, whose, the verdict and its proof, seconds, what was sent, what survived.
 
 Agents of which nobody knows how they ended, because the program above them died and no report was found, are named
@@ -76,7 +78,7 @@ last.
     corral reports --survivors
 
     corral reports --person daniel --json | jq '.reports[].report.verdict'
-"""
+""",
 )
 def reports(
     person: OfPerson = None,

@@ -12,6 +12,7 @@ from corral.cli.common import AsJson, ConfigFile, app, say
 
 
 @app.command(
+    rich_help_panel="Service",
     help="""Serve the people of the configuration: each with an agent of their own, under their own account.
 
 Runs in the foreground until TERM or INT, and then ends all that it runs, at once and within `[service] shutdown`; a
@@ -27,7 +28,7 @@ same, by its reaper; the next start tells whose turn was cut.
     corral serve --config /etc/corral/corral.toml
 
     corral serve --offline
-"""
+""",
 )
 def serve(
     config: ConfigFile = None,
@@ -51,6 +52,7 @@ def serve(
 
 
 @app.command(
+    rich_help_panel="Service",
     help="""End all backends of a person at the running service, and print the verdicts. The conversations stay.
 
 The service's account and root may end anybody's, others their own.
@@ -62,7 +64,7 @@ The service's account and root may end anybody's, others their own.
     corral end daniel
 
     corral end daniel --json | jq '.ended[].report.verdict'
-"""
+""",
 )
 def end(
     person: Annotated[str, typer.Argument(metavar="PERSON", autocompletion=completing.people)],

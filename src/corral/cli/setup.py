@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 @app.command(
+    rich_help_panel="Install",
     help="""Write a first config: a commented corral.toml with every key in it.
 
 On a terminal it asks for what no option says; without one, or with `--yes`, it asks nothing. The file belongs to this
@@ -34,7 +35,7 @@ account, which should be the service's, with mode 0600, and is written whole or 
     corral init
 
     corral init --yes --person daniel:daniel --person ada:ada --engine claude
-"""
+""",
 )
 def init(
     config: Annotated[
@@ -114,6 +115,7 @@ def _asked(answers: Answers) -> Answers:
 
 
 @app.command(
+    rich_help_panel="Install",
     help="""Take people's names to a running service, as root: a dry run first, and step by step.
 
 Makes what is missing of: the service's account, the config, the state folder, each person's folder for temporary files,
@@ -132,7 +134,7 @@ changed since. It says what it leaves.
     sudo corral setup --person daniel --person ada --apply
 
     sudo corral setup --remove
-"""
+""",
 )
 def setup(
     person: Annotated[

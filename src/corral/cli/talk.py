@@ -42,6 +42,7 @@ class _Chat(TyperCommand):
 
 
 @app.command(
+    rich_help_panel="Talk",
     cls=_Chat,
     help="""Talk with an agent in the terminal; when you leave, nothing that it started is left running.
 
@@ -166,6 +167,7 @@ def chat(
 
 
 @app.command(
+    rich_help_panel="Talk",
     help="""See it work, with no account and no network: the real Codex, a scripted model on the loopback.
 
 Codex starts a server that calls setsid; `/stop` ends it all and proves it. Then the same under `corral run`, which is
@@ -179,7 +181,7 @@ under yours. On a terminal it then offers a chat. It leaves nothing behind.
     corral demo
 
     sudo corral demo
-"""
+""",
 )
 def demo() -> None:
     """See it work."""
