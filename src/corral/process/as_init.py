@@ -1,4 +1,4 @@
-"""What process 1 of a container has to do besides: collect the orphans that fall to it, whoever started them.
+"""What process 1 of a container has to do besides: collect all orphans that fall to it, its own and others'.
 
 A service must not do that itself: a wait for any child would take the statuses of children that its own code waits for.
 So process 1 forks, as tini does: the child is the service, and this process waits for everybody and hands signals on.

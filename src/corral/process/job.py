@@ -85,7 +85,7 @@ class Job:
             start then raises StartError of kind `interrupted`, unless the command runs already.
 
         Raises StartError, with nothing left running but what its `report` names (a process that cannot die). A caller
-        that is cancelled leaves nothing either: the cancellation takes as long as ending what was begun does, with no
+        that is cancelled leaves nothing either: the cancellation takes as long as ending what was started does, with no
         grace; a second one does not wait for that.
         """
         request, notice = make_request(

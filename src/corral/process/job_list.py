@@ -1,4 +1,4 @@
-"""The live jobs of a ledger with their trees, for `corral ps` and for whoever watches."""
+"""The live jobs of a ledger with their trees, for `corral ps` and for other callers."""
 
 from __future__ import annotations
 
@@ -61,8 +61,7 @@ def describe(process: Process, table: ProcessTable) -> dict[str, Any]:
 def live_jobs(state_dir: str | os.PathLike[str] | None = None) -> list[LiveJob]:
     """Every job of the ledger of which something lives or may live, oldest first.
 
-    Raises LedgerError for a ledger that is not this
-    account's, and where the process table cannot be used.
+    Raises LedgerError for a ledger that is not this account's, and where the process table cannot be used.
     """
     if (why := why_unusable()) is not None:
         raise LedgerError(f"whose pids the records name cannot be said here: {why}")

@@ -128,7 +128,7 @@ class Lifecycle:
         self.reported.set_result(report)
 
     def fail(self, error: BaseException) -> None:
-        """The start failed. Callers who came before that, of whom there may be none, are told."""
+        """The start failed. Callers that wait already are told."""
         if not isinstance(self.state, Ended):
             self.state = Failed(error)
         self.ending.set()

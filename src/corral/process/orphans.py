@@ -1,4 +1,4 @@
-"""Orphans that no job owns: found by a rule that rather leaves one alone, and ended by the same ladder as a job's tree.
+"""Orphans that no job owns: found by a rule that leaves a process alone when in doubt, and ended as a job's tree is.
 
 The rule: a process of the account that `is_agent` picks is an orphan if the uppermost of the unbroken line of agents
 and sudos above it hangs directly on what collects orphans, an init or the account's own `systemd --user`, and
@@ -149,7 +149,7 @@ def end_orphans(found: Found, *, ladder: Ladder | None = None, table: ProcessTab
     """
     table = table or host_table()
     tracker = Orphans(table, found)
-    # No process groups: they were made by whoever started these, who may have others in them.
+    # No process groups: the owner made them, and may have other processes in them.
     signaller = Signaller(table, person=found.uid, groups=False)
     ending = Ending(tracker, signaller, table, time.sleep)
     return ending.run(ladder or Ladder(), cause="sweep", ended_by="sweep")

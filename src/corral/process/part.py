@@ -18,9 +18,9 @@ def end_part(
 ) -> list[Process]:
     """End the living below a reaper that `choose` picks: TERM at once, KILL after `grace` seconds; who is left after.
 
-    It takes `grace` + `kill` seconds at the most, beyond a call of sudo that hangs. Whoever forks faster than the looks
-    follow can escape it; the end of the whole job does not let that one go. Where the reaper has gone, nobody is left
-    to be found. Raises JobError if the tree could not be looked at (no descriptors were left).
+    It takes `grace` + `kill` seconds at the most, beyond a call of sudo that hangs. What forks faster than the looks
+    follow can escape it; the end of the whole job does not let it go. Where the reaper has gone, nothing is found.
+    Raises JobError if the tree could not be looked at (no descriptors were left).
     """
     signaller = signals.Signaller(procfs, person=account_uid(user))
     began = time.monotonic()

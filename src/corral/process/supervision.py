@@ -125,7 +125,7 @@ class Supervision:
         self.life.reported.add_done_callback(lambda _: self.streams.close())
 
     async def _let_go(self, beginning: asyncio.Future[None]) -> None:
-        """Wait until what was begun is ended: a caller whose start was cancelled may count on there being nothing.
+        """Wait until what was started has ended: when a start is cancelled, its caller may count on nothing being left.
 
         One that is cancelled again does not wait; the ending goes on all the same.
         """

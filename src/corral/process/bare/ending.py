@@ -174,7 +174,7 @@ class Ending:
             self._signaller.send(signal.SIGCONT, stopped)
 
     def _kill_round(self) -> bool:
-        """One walk and one KILL to whoever is due. True if anybody was."""
+        """One walk, and one KILL to each member that is due. True if any was."""
         began = time.monotonic()
         members = self._tracker.members()
         self._walk_cost = _WALK_SHARE * (time.monotonic() - began)
@@ -213,8 +213,8 @@ class Ending:
     def _freeze_runaways(self, due: list[Process]) -> None:
         """Catch a chain that forks and exits faster than a call of sudo takes (8 ms): stop its whole account first.
 
-        Only where the account has no living process but the job's, so that nobody else is stopped; whoever slips in
-        between is continued at once.
+        Only where the account has no living process but the job's, so that nothing else is stopped; a process
+        that was started in between is continued at once.
         """
         if self._rounds < _RUNAWAY_ROUNDS or self._rounds % _RUNAWAY_ROUNDS:
             return
@@ -241,7 +241,7 @@ class Ending:
         return [row for row in rows if row.identity not in members and self._still_unmarked(row)]
 
     def _still_unmarked(self, row: Process) -> bool:
-        # A link of the chain that died since it was read has no limits to show any more, and is no stranger.
+        # A link of the chain that died since it was read has no limits to show any more; it is not a stranger.
         unmarked = not marks.carries(row.pid, self._tracker.mark)
         return unmarked and find_living(self._table, row.identity) is not None
 

@@ -60,7 +60,7 @@ class Events:
     def watch_supervisor(self, pid: int) -> None:
         """Hear of the supervisor's death from here on, where the kernel has pidfds.
 
-        Whoever else holds the other end of the lifeline (a fork that did not exec), the supervisor is gone then.
+        A fork of the supervisor's that did not exec holds the other end of the lifeline open.
         """
         try:
             self._supervisor = os.pidfd_open(pid) if sys.platform == "linux" else None

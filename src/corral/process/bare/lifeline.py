@@ -141,7 +141,7 @@ class ReaperEnd:
             except BlockingIOError:
                 poll.poll(left * 1000)
             except OSError:
-                return True  # There is no supervisor any more.
+                return True  # The supervisor has gone.
         if len(data) < whole:
             self._cut = bool(data)
         return not data

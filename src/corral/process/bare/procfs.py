@@ -351,7 +351,7 @@ def _children_by_scan() -> ChildrenOf:
         line = stat(pid)
         if line is not None:
             by_parent.setdefault(line.ppid, []).append(pid)
-    # Each list once: a scan shows nobody who is hidden, so whoever cannot be read afterwards has gone.
+    # Each list once: a scan shows no hidden process, so one that cannot be read afterwards has gone.
     return lambda pid: by_parent.pop(pid, ())
 
 

@@ -66,7 +66,7 @@ class Reaper:
         self._table = host_table()
         self._notes = Notes()
         self._caller = sudo.Caller(self._events.wait)
-        # Until there is a command: no child is no tree.
+        # Before there is a command: without children there is no tree.
         self._tracker: Containment = Subreaper(self._on_exit, spares=self._caller.left)
         self._launch: Launch | None = None
         self._has_exited = False
@@ -116,7 +116,7 @@ class Reaper:
 
     def _watch_supervisor(self, request: StartRequest) -> None:
         """Hear of the supervisor's end from here on. Raises StartError if it is gone already."""
-        # By its own word: whoever is the parent now may only have adopted this process.
+        # As the request names it: the parent may be another process by now, which has only adopted this one.
         self._events.watch_supervisor(request.supervisor[0])
         # Only now: a pid is nobody else's while its process is the parent, so what is watched is the supervisor.
         self._check_supervisor(request)
@@ -206,7 +206,7 @@ class Reaper:
         self._check_rule(started.plan, started.pid)
 
     def _release_streams(self) -> None:
-        # Short of descriptors it fails, which is no reason to end the job: `_watch` tries again.
+        # It fails when descriptors are short. The job goes on, and `_watch` tries again.
         self._holds_streams = self._guard(launch.release_streams) is not True
 
     def _check_rule(self, plan: Plan, pid: int) -> None:
@@ -273,7 +273,7 @@ class Reaper:
         signaller = self._signaller()
         deadline = time.monotonic() + _SUSPEND_WITHIN
         while not self._cause and not self._order and time.monotonic() < deadline:
-            # None: it was not possible to look (no descriptor was left), which is no reason to end the job.
+            # None: it was not possible to look (no descriptor was left). The job goes on.
             if self._guard(lambda: step(self._tracker, signaller)) is False:
                 break
             self._events.wait(_SUSPEND_PAUSE)
@@ -321,7 +321,7 @@ class Reaper:
                 self._hurry(float(grace))
             self._end_because("request")
         elif "suspend" in message and self._cause:
-            self._wire.send({"suspended": {}})  # What is being ended is not stopped: nobody need wait for that.
+            self._wire.send({"suspended": {}})  # What is being ended is not stopped: the caller need not wait.
         elif "suspend" in message or "resume" in message:
             self._order = "suspend" if "suspend" in message else "resume"
         elif "start" not in message:
@@ -344,7 +344,7 @@ class Reaper:
             report = self._ending.hold(self._rest, cause=self._cause, ended_by="reaper")
         if self._record is not None:
             self._guard(self._record.remove)
-        # The last word, so that whoever sees this process go knows that it was not killed.
+        # The last message: a supervisor that has it knows that this process was not killed.
         self._reporter.deliver(report)
 
     def _pause(self, seconds: float) -> None:

@@ -169,7 +169,7 @@ class _Place:
             kind = os.fstat(descriptor).st_mode
             if not (stat.S_ISFIFO(kind) or stat.S_ISCHR(kind)):
                 raise OSError(errno.EBUSY, "it was replaced meanwhile")
-            # Without a buffer a full pipe is no exception, but None; one with some room takes a part.
+            # Without a buffer, a full pipe gives None and does not raise; one with some room takes a part.
             if file.write(data) != len(data):
                 raise BlockingIOError(errno.EAGAIN, "nobody reads it, or not fast enough")
 

@@ -1,4 +1,4 @@
-"""How the reaper's report reaches whoever waits for it: the file that was asked for, and the supervisor."""
+"""How the reaper delivers its report: to the file that was asked for, and to the supervisor."""
 
 from __future__ import annotations
 

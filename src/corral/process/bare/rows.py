@@ -76,7 +76,7 @@ class Rows:
 def grow(rows: Rows, seeds: Iterable[Process]) -> list[Process]:
     """The seeds with everything below them and everything in their sessions, parents before children.
 
-    A seed's session was made inside the job, or the seed would not be a member: so whoever shares it is one too. The
+    A seed's session was made inside the job, or the seed would not be a member: so what shares it is one too. The
     session of this very process is never followed.
     """
     own_session = os.getsid(0)

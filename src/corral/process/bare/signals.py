@@ -1,4 +1,4 @@
-"""Sending signals to a tree: in which order, to whom directly, to whom through sudo, and never to a stranger."""
+"""Sending signals to a tree: in which order, directly or through sudo, and never to a stranger."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Who belongs to the job, whether anybody is left, and how they are killed: answered as the host allows.
+"""Which processes belong to the job, whether any is left, and how they are killed, as the host allows.
 
-| tracker | who is in it | "empty" means |
+| tracker | its members | "empty" means |
 |---|---|---|
 | Subreaper | everything below this process | ECHILD: the kernel's word that no descendant is left |
 | Portable | what was ever seen below the command; for a sweep, what is marked | scans of the table found nothing |
@@ -75,7 +75,7 @@ class Killer(Protocol):
     """The ending's side of a round of KILL: it knows who must be spared, and how each can be signalled."""
 
     def stop_members(self) -> list[Process]:
-        """Send STOP to the members, from the root down: a stopped process starts nobody. Who is due for KILL then."""
+        """Send STOP to the members, from the root down: a stopped process starts none. Those that are due then."""
 
     def kill(self, processes: list[Process]) -> None:
         """Send KILL to each."""
@@ -94,7 +94,7 @@ class Tracker(Protocol):
         """Whether nothing is left, as far as this tracker can know. Collects first."""
 
     def kill(self, due: list[Process], killer: Killer) -> list[Process]:
-        """One round of KILL: to those who are due, and to who else the way of killing reaches. Who was sent it."""
+        """One round of KILL to the members that are due, or to all where it kills so; those that it was sent to."""
 
     @property
     def proof(self) -> str | None:
@@ -129,7 +129,7 @@ def stop_then_kill(due: list[Process], killer: Killer) -> list[Process]:
 class Subreaper:
     """Everything below this process, which is a child subreaper and has no children but the job's.
 
-    And, at times, its own: `spares` are what its calls of sudo have left behind. They are no members, and as long as
+    And, at times, its own: `spares` are what its calls of sudo have left behind. They are not members, and as long as
     one is there the kernel's word cannot be had: then walks must find nothing else.
     """
 
@@ -163,7 +163,7 @@ class Subreaper:
         """Nothing: it is below this process."""
 
     def kill(self, due: list[Process], killer: Killer) -> list[Process]:
-        # In any order: who loses its parent falls to this process.
+        # In any order: a member that loses its parent falls to this process.
         killer.kill(due)
         return due
 
@@ -211,7 +211,7 @@ class Subreaper:
 class Portable:
     """Sticky membership by identity, for hosts without a subreaper.
 
-    A member's children are members, and so is whoever shares a session with a living member: the command leads a
+    A member's children are members, and so is what shares a session with a living member: the command leads a
     session of its own, and a session is entered by being born in it. What it cannot see: a process whose whole line of
     ancestors came and went between two looks, in a session that no living member shares.
     """
@@ -293,7 +293,7 @@ class Adopted:
     This process has other children as well, so only what is surely the job's is a member: what is named in the record,
     what carries the job's own mark, what is below such a one or in a session with it. Not being able to look at a
     process is an error and no sign of anything. Only members are collected, each by its pid: the statuses of other
-    children belong to whoever started them. What can be missed is what dropped the mark before the record knew it.
+    children belong to the code that started them. What can be missed dropped the mark before the record knew it.
     """
 
     def __init__(self, seeds: Iterable[Identity], mark: int, on_exit: Callable[[int, int], None]) -> None:

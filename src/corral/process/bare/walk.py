@@ -52,7 +52,7 @@ class _Walk:
         self._began = began
         self._is_same = is_same
         self._left: set[int] = set()
-        """Pids whose lists of children named somebody who is no longer there, or who went themselves."""
+        """Pids whose lists of children named a process that has gone, or that have gone themselves."""
 
     def down(self, level: list[Process], children_of: ChildrenOf) -> None:
         while level:
