@@ -25,7 +25,7 @@ login) echo "Logged in using ChatGPT" ;;
 *) exec {python} {peer} codex obey ;;
 esac
 """
-ETC, LOCAL = Path("/etc"), Path("/usr/local/bin")
+ETC, LOCAL, KEPT = Path("/etc"), Path("/usr/local/bin"), Path("/var/lib")
 RECEIPT = Path("/etc/corral/setup.json")
 SUDOERS = Path("/etc/sudoers")
 
@@ -45,9 +45,14 @@ def machine(service: Service) -> Iterator[Service]:
     before = SUDOERS.read_text()
     SUDOERS.write_text("root ALL=(ALL:ALL) NOPASSWD: ALL\n@includedir /etc/sudoers.d\n")
     namespace.bind(programs, LOCAL)
+    # People's folders for temporary files are made there, and must be this worker's own.
+    kept = service.folder / "kept"
+    kept.mkdir(mode=0o755)
+    namespace.bind(kept, KEPT, read_only=False)
     try:
         yield service
     finally:
+        namespace.unmount(KEPT)
         namespace.unmount(LOCAL)
         SUDOERS.write_text(before)
         namespace.unmount(ETC)
