@@ -4,6 +4,7 @@ import json
 import pwd
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def test_what_can_be_no_installation_is_refused_in_a_sentence(
     assert sentence in json.dumps(steps)
     assert {key: text for key, text in etc().items() if "setup.json" not in key} == before
     RECEIPT.unlink(missing_ok=True)
+    with suppress(OSError):
+        RECEIPT.parent.rmdir()
 
 
 def test_accounts_are_made_when_that_was_said_and_go_when_that_was_said(setup: Setup) -> None:

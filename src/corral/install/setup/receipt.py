@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -38,6 +39,8 @@ class Receipt:
     """The state folder of the service that was set up."""
     service_user: str = ""
     made: list[Made] = field(default_factory=list)
+    made_folder: bool = False
+    """Whether a setup made the folder that this file is in: it goes with the file."""
 
     @classmethod
     def read(cls, path: Path = FILE) -> Self:
@@ -46,7 +49,8 @@ class Receipt:
             document: Any = json.loads(path.read_text())
             if document["version"] != _VERSION:
                 raise SetupError(f"{path} was written by another version of Corral: use that one")
-            return cls(path, document["state_dir"], document["service_user"], [Made(**one) for one in document["made"]])
+            made = [Made(**one) for one in document["made"]]
+            return cls(path, document["state_dir"], document["service_user"], made, document["made_folder"])
         except FileNotFoundError:
             return cls(path)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -65,6 +69,15 @@ class Receipt:
             self._write()
             return
         self.path.unlink(missing_ok=True)
+        if self.made_folder:
+            with suppress(OSError):  # somebody keeps something in it
+                self.path.parent.rmdir()
+
+    def make_folder(self) -> None:
+        """Make the folder that this file is in. Raises OSError."""
+        if not self.path.parent.exists():
+            self.path.parent.mkdir(mode=0o755, parents=True)
+            self.made_folder = True
 
     def wrote(self, path: Path, digest: str) -> bool:
         """Whether a setup wrote this file, and nobody has changed it since."""
@@ -75,10 +88,12 @@ class Receipt:
             "version": _VERSION,
             "state_dir": self.state_dir,
             "service_user": self.service_user,
+            "made_folder": self.made_folder,
             "made": [asdict(one) for one in self.made],
         }
         try:
-            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.make_folder()
+            document["made_folder"] = self.made_folder
             put(self.path, json.dumps(document, indent=2) + "\n", mode=0o600)
         except OSError as error:
             raise SetupError(f"{self.path} cannot be written: {error.strerror or error}") from None

@@ -147,7 +147,7 @@ class EmptyStep:
             return Look("todo", "is gone already")
         if self.whole:
             return Look("todo", "remove it with all that is in it")
-        inside = [one for one in path.iterdir() if one != receipt.path and not _goes(one, receipt)]
+        inside = [one for one in path.iterdir() if not _goes(one, receipt)]
         if inside:
             return Look("left", f"is not empty ({inside[0].name})", "conversations and reports go with --state")
         return Look("todo", "remove it")
@@ -158,13 +158,11 @@ class EmptyStep:
             if path.is_dir() and not path.is_symlink():
                 if self.whole:
                     shutil.rmtree(path)
-                elif receipt.path.parent != path:
+                else:
                     path.rmdir()
         except OSError as error:
             raise SetupError(f"{path} cannot be removed: {error.strerror}") from None
         receipt.drop(self.made)
-        if receipt.path.parent == path and not receipt.made and not any(path.iterdir()):
-            path.rmdir()
 
 
 def _goes(path: Path, receipt: Receipt) -> bool:

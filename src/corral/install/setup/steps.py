@@ -217,7 +217,9 @@ class FileStep:
         assert text is not None, "the accounts come first"
         entry = account(self.group) if self.group is not None else None
         try:
-            if not self.path.parent.exists():
+            if self.path.parent == receipt.path.parent:
+                receipt.make_folder()
+            elif not self.path.parent.exists():
                 self.path.parent.mkdir(mode=0o755)
                 receipt.add("folder", str(self.path.parent))
             put(self.path, text, mode=self.mode, gid=entry.pw_gid if entry is not None else 0)
