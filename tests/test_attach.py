@@ -364,6 +364,7 @@ async def test_a_conversation_that_is_just_being_ended_is_waited_for(tmp_path: P
             assert back.seat.welcome.person == "anna"
 
 
+@pytest.mark.slow
 async def test_a_conversation_is_not_taken_up_before_its_agent_has_ended_when_its_client_hung_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

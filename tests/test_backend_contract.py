@@ -197,6 +197,7 @@ async def test_an_interrupt_right_behind_a_message_stops_its_turn(scene: Scene) 
 
 
 @pytest.mark.parametrize("rounds", range(8))
+@pytest.mark.slow
 async def test_a_message_and_an_end_at_once_are_one_turn_and_one_ending(scene: Scene, rounds: int) -> None:
     async with scene("work") as backend:
         reading = asyncio.create_task(collect(backend, "go"))

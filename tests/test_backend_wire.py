@@ -102,6 +102,7 @@ HEAD, TAIL = b'{"method":"m","params":{"delta":"', b'","threadId":"t"}}'
     ids=["plain", "a half", "not UTF-8", "halves", "letters"],
 )
 @pytest.mark.usefixtures("always_rests")
+@pytest.mark.slow
 async def test_others_get_the_loop_while_a_large_line_is_read(middle: bytes) -> None:
     line = HEAD + middle + TAIL
     got: list[Any] = []
@@ -289,6 +290,7 @@ class TestTold:
         await asyncio.wait_for(running, 5)
         assert not turn.stopped
 
+    @pytest.mark.slow
     async def test_a_limit_is_told_again_when_it_is_near_and_when_a_sign_of_life_puts_it_off(self) -> None:
         turn = Turn(Limits(silence=1.2, turn=1000))
         running = asyncio.create_task(turn.run())

@@ -51,6 +51,7 @@ def test_every_command_with_json_is_tried() -> None:
 
 
 @pytest.mark.parametrize("command", sorted({*JSON} - {*SILENT, "doctor"}))
+@pytest.mark.slow
 def test_json_is_an_object(env: dict[str, str], command: str) -> None:
     done = corral(env, *JSON[command])
     assert "Traceback" not in done.stderr
@@ -66,6 +67,7 @@ def test_json_of_the_doctor_is_an_object(env: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("command", sorted(SILENT))
+@pytest.mark.slow
 def test_json_prints_nothing_where_there_is_nothing_to_print(env: dict[str, str], command: str) -> None:
     done = corral(env, *JSON[command])
     assert done.stdout == ""
@@ -96,6 +98,7 @@ def test_json_prints_nothing_where_there_is_nothing_to_print(env: dict[str, str]
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
+@pytest.mark.slow
 def test_exit_status(env: dict[str, str], arguments: list[str], status: int) -> None:
     done = corral(env, *arguments)
     assert done.returncode == status, done.stderr

@@ -39,6 +39,7 @@ def test_engines_and_commands() -> None:
 
 
 @pytest.mark.parametrize("command", ["end", "history --person", "reports --person", "chat --person"])
+@pytest.mark.slow
 def test_people_of_the_config(config: Path, command: str) -> None:
     assert offered(f"corral {command} a", CORRAL_CONFIG=str(config)) == ["anna", "ada"]
 
@@ -52,6 +53,7 @@ async def test_conversations_of_the_store(config: Path) -> None:
     assert offered("corral chat --resume ", CORRAL_CONFIG=str(config)) == [row.id]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_not_offered_and_nothing_is_said_of_it(config: Path) -> None:
     config.write_text("no toml")
     assert offered("corral end a", CORRAL_CONFIG=str(config)) == []
@@ -60,6 +62,7 @@ def test_what_cannot_be_read_is_not_offered_and_nothing_is_said_of_it(config: Pa
 
 
 @pytest.mark.parametrize("line", ["corral end a", "corral chat --resume "])
+@pytest.mark.slow
 def test_a_config_that_does_not_answer_is_given_up(tmp_path: Path, line: str) -> None:
     fifo = tmp_path / "corral.toml"
     os.mkfifo(fifo)  # opening it waits for a writer, as a disk that does not answer makes a reader wait
@@ -73,6 +76,7 @@ def test_accounts_of_people() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.slow
 def test_the_script_of_each_shell_is_printed(shell: str) -> None:
     argv = [sys.executable, "-m", "corral", "--show-completion", shell]
     env = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}

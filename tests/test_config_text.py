@@ -82,6 +82,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6))
+@pytest.mark.slow
 def test_any_document_is_a_config_or_has_faults_in_our_words(document: dict[str, object]) -> None:
     config, found = judge(document)
     assert config is not None or found

@@ -117,6 +117,7 @@ def test_half_a_message_before_a_supervisor_is_killed_holds_nothing_up(
 
 
 @every_tree
+@pytest.mark.slow
 def test_a_killed_reaper_leaves_nothing(case: Case, driver: Driver, planted: Plant) -> None:
     job_of(driver, case, planted)
     os.kill(driver.job["reaper_pid"], signal.SIGKILL)

@@ -85,6 +85,7 @@ def test_a_link_to_a_folder_of_ones_own_is_followed(driver: Driver, person: Acco
     assert where(driver, person, work.parent / "second") == str(work)
 
 
+@pytest.mark.slow
 def test_a_link_that_is_swapped_all_the_time_leads_to_no_closed_folder(
     driver: Driver, person: Account, closed: Path, stage: Stage
 ) -> None:
@@ -139,6 +140,7 @@ def test_an_access_list_decides_where_there_is_one(driver: Driver, person: Accou
         where(driver, person, work)
 
 
+@pytest.mark.slow
 def test_the_folder_of_the_caller_is_left_where_the_account_may_not_go(
     driver: Driver, person: Account, closed: Path, stage: Stage
 ) -> None:

@@ -18,6 +18,7 @@ def run(service: Service, *options: str, command: tuple[str, ...] = ("echo", "he
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda one: one.name)
+@pytest.mark.slow
 def test_signals_that_were_blocked_when_it_was_started_end_the_job(number: signal.Signals, service: Service) -> None:
     block = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32)); os.execv(*sys.argv[1:2], "
     there = service.folder / "there"
@@ -38,6 +39,7 @@ def test_a_sentence_that_nobody_reads_does_not_change_the_status(service: Servic
 
 
 @pytest.mark.parametrize("files", [6, 8, 10])
+@pytest.mark.slow
 def test_too_few_descriptors_are_a_sentence_and_125(files: int, service: Service) -> None:
     done = service.run(["sh", "-c", f'ulimit -n {files}; exec "$@"', "-", *run(service)])
     assert (done.returncode, done.stdout) == (125, "")
@@ -46,6 +48,7 @@ def test_too_few_descriptors_are_a_sentence_and_125(files: int, service: Service
 
 
 @pytest.mark.parametrize("files", [5, 7, 9, 11])
+@pytest.mark.slow
 def test_a_library_caller_with_too_few_descriptors_gets_a_start_error_or_a_job(files: int, service: Service) -> None:
     code = """
 import asyncio, resource, sys
@@ -71,6 +74,7 @@ class TestReport:
     """Where a report can go beside a file."""
 
     @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+    @pytest.mark.slow
     def test_standard_output(self, name: str, service: Service) -> None:
         said = service.run(run(service, "--report", name)).stdout
         assert said.startswith("hello\n")
@@ -111,10 +115,12 @@ class TestProc:
         assert said.count(b"\n") == 1, said.decode()
 
     @pytest.mark.parametrize("arguments", ACTIONS, ids=lambda one: one[0])
+    @pytest.mark.slow
     def test_only_processes_are_shown(self, arguments: tuple[str, ...], service: Service) -> None:
         self.check(service, "mount -t proc -o subset=pid proc /proc", arguments, "subset=pid")
 
     @pytest.mark.parametrize("arguments", ACTIONS, ids=lambda one: one[0])
+    @pytest.mark.slow
     def test_another_pid_namespace_is_shown(self, arguments: tuple[str, ...], service: Service) -> None:
         enter = 'exec unshare --pid --fork --kill-child sh -euc \'exec setpriv --reuid "$1" --regid "$2" --clear-groups'
         who: Account = service.account

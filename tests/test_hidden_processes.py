@@ -54,6 +54,7 @@ def start(service: Service, argv: list[str]) -> Driver:
         ("hidepid=2,gid=42", "root --bounding-set -sys_ptrace", True),
     ],
 )
+@pytest.mark.slow
 def test_it_is_known_whether_any_process_may_be_hidden(service: Service, options: str, drop: str, hides: bool) -> None:
     name, _, more = drop.partition(" ")
     groups = "" if "--groups" in more else "--clear-groups"
@@ -108,6 +109,7 @@ def records(service: Service) -> list[Path]:
     return list((service.state_dir / "jobs").glob("*.job"))
 
 
+@pytest.mark.slow
 def test_what_an_own_jobs_sudo_started_is_not_called_gone_by_the_sweep(service: Service) -> None:
     driver = start(service, behind(service, "hidepid=2", [service.python, str(service.stage.harness / "driver.py")]))
     own_job_with_sudo(service, driver)

@@ -132,6 +132,7 @@ asyncio.run(main())
     service.wait_empty(2)
 
 
+@pytest.mark.slow
 def test_a_start_that_hangs_for_too_long_is_an_error_of_its_own(service: Service, program: Path, held: Scanner) -> None:
     code = """
 import asyncio, sys

@@ -142,6 +142,7 @@ def test_what_no_config_can_hold_is_told_of_and_nothing_is_written(service: Serv
 
 
 @pytest.mark.parametrize("folder", ["/x\ny", "/x\x1b[2Jy", "/x\udcffy"])
+@pytest.mark.slow
 def test_a_folder_that_is_no_line_of_text_is_told_of_as_one(service: Service, file: Path, folder: str) -> None:
     status, _, complaint = init(service, "--config", str(file), "--state-dir", folder)
     assert status == 1

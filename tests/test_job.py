@@ -92,6 +92,7 @@ async def test_a_job_that_is_ending_is_not_waited_for_to_stop(tmp_path: Path) ->
     await ending
 
 
+@pytest.mark.slow
 async def test_a_reaper_that_cannot_look_stops_nobody_and_goes_on(tmp_path: Path) -> None:
     async with await Job.start(["sleep", "1000"], state_dir=tmp_path) as job:
         limits = resource.prlimit(job.reaper_pid, resource.RLIMIT_NOFILE)
@@ -107,6 +108,7 @@ async def test_a_reaper_that_cannot_look_stops_nobody_and_goes_on(tmp_path: Path
     assert job.report.verdict == "proven_empty"
 
 
+@pytest.mark.slow
 async def test_a_reaper_that_may_open_nothing_still_hears_its_supervisor(tmp_path: Path) -> None:
     """With a limit of 0, poll(2) refuses to wait for any number of descriptors."""
     async with await Job.start(["sleep", "1000"], state_dir=tmp_path, kill=0.5) as job:

@@ -104,6 +104,7 @@ class TestShortOfDescriptors:
         assert found["status"] in {-signal.SIGKILL, 128 + signal.SIGKILL}, "the shell's, whose child was killed first"
         assert found["reserve"] == inherit._RESERVE
 
+    @pytest.mark.slow
     def test_without_one_it_is_said_in_time_that_nobody_could_look_and_the_tree_is_ended_later(
         self, tmp_path: Path
     ) -> None:
@@ -117,6 +118,7 @@ class TestFailuresOfTheEnding:
     """Whatever fails, and where: nobody waits for ever, and the tree is ended in the end."""
 
     @pytest.mark.parametrize("error", [MemoryError(), ValueError("a fault")], ids=["memory", "fault"])
+    @pytest.mark.slow
     async def test_what_fails_for_a_while_is_tried_until_it_works(
         self, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -157,6 +159,7 @@ class TestFailuresOfTheEnding:
         assert not [pid for pid in tree if truth.look(pid)]
         assert (report.ended_by, report.empty) == ("supervisor", True)
 
+    @pytest.mark.slow
     async def test_no_room_for_the_thread_that_holds_survivors(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

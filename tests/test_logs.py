@@ -112,6 +112,7 @@ def test_a_line_that_cannot_be_written_does_not_show_up_elsewhere(
     assert log.getvalue() == ""
 
 
+@pytest.mark.slow
 async def test_hellos_with_huge_names_do_not_fill_the_log(tmp_path: Path) -> None:
     with serving(tmp_path, write_config(tmp_path, "anna", "ben")) as daemon:
         before = len(daemon.text())

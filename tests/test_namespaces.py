@@ -70,6 +70,7 @@ def alive(request: pytest.FixtureRequest, driver: Driver) -> bool:
 
 @pytest.mark.cross_account
 @pytest.mark.parametrize("place", ELSEWHERE)
+@pytest.mark.slow
 def test_a_sweep_from_elsewhere_leaves_the_job_and_its_record_and_says_so(
     place: str, alive: bool, service: Service, driver: Driver
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_sweep_from_elsewhere_leaves_the_job_and_its_record_and_says_so(
 
 @pytest.mark.cross_account
 @pytest.mark.parametrize("command", ["sweep", "ps"])
+@pytest.mark.slow
 def test_with_the_proc_of_another_namespace_nothing_is_looked_for(
     command: str, alive: bool, service: Service, driver: Driver
 ) -> None:

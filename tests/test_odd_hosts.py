@@ -84,6 +84,7 @@ class TestHiddenProcesses:
         driver.program.kill()
         service.wait_empty(30)
 
+    @pytest.mark.slow
     def test_what_cannot_be_seen_is_not_said_to_be_gone(self, service: Service, planted: Plant) -> None:
         """Of daemons that only a scan could find, a sweep that is not shown them does not say that they are gone."""
         driver = driver_behind(service, self.HIDDEN)

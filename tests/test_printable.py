@@ -100,6 +100,7 @@ def test_the_log_on_a_terminal() -> None:
     assert harmless(out.getvalue()) == out.getvalue()
 
 
+@pytest.mark.slow
 def test_the_arguments_of_a_process_in_a_tree(driver: Driver) -> None:
     sleeping = "import time; print('ready', flush=True); time.sleep(1000)"
     driver.start_job([driver.service.python, "-c", sleeping, "\x1b]52;c;cm0K\x07\x9b2J\nthe end"], None)

@@ -87,6 +87,7 @@ def test_a_running_job_is_listed_with_its_whole_tree(
     assert jobs(driver.service) == []
 
 
+@pytest.mark.slow
 def test_people_get_a_line_for_each_job_and_one_for_each_process_below_its_parent(
     account: Route, driver: Driver, planted: Plant
 ) -> None:

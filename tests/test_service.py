@@ -284,6 +284,7 @@ class TestConversations:
             assert (await anna.front.turns(2))[1].status == "completed"
 
     @pytest.mark.parametrize("then", ["new", "detach"])
+    @pytest.mark.slow
     async def test_who_goes_on_elsewhere_while_one_is_taken_up_does_not_follow_both(
         self, then: str, tmp_path: Path
     ) -> None:
@@ -686,6 +687,7 @@ class TestReload:
 
 
 class TestShutdown:
+    @pytest.mark.slow
     async def test_an_ending_that_was_under_way_counts_and_is_waited_for(self, tmp_path: Path) -> None:
         config = configured(tmp_path, recycle={"idle": "500ms"})
         async with hosting(config) as host:

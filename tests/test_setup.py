@@ -93,6 +93,7 @@ def states(steps: dict[str, dict[str, str]]) -> dict[str, str]:
     return {name: step["state"] for name, step in steps.items()}
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_a_second_setup_neither(setup: Setup, person: Account) -> None:
     before = etc()
     status, steps = setup("--no-unit", "--person", f"daniel:{person.name}")
@@ -116,6 +117,7 @@ def test_a_dry_run_changes_nothing_and_a_second_setup_neither(setup: Setup, pers
     assert etc() == before
 
 
+@pytest.mark.slow
 def test_what_was_changed_since_is_left_and_named(setup: Setup, machine: Service, person: Account) -> None:
     before = etc()
     assert setup("--no-unit", "--person", f"daniel:{person.name}", "--apply")[0] == 0
@@ -138,6 +140,7 @@ def test_what_was_changed_since_is_left_and_named(setup: Setup, machine: Service
     assert etc() == before
 
 
+@pytest.mark.slow
 def test_a_person_who_is_added_later_is_added_to_the_rules_when_the_config_names_them(
     setup: Setup, person: Account, stage: Any
 ) -> None:
@@ -169,6 +172,7 @@ def test_a_person_who_is_added_later_is_added_to_the_rules_when_the_config_names
         (["--person", "d:games"], "is the service's account"),
     ],
 )
+@pytest.mark.slow
 def test_what_can_be_no_installation_is_refused_in_a_sentence(
     setup: Setup, arguments: list[str], sentence: str
 ) -> None:
@@ -182,6 +186,7 @@ def test_what_can_be_no_installation_is_refused_in_a_sentence(
         RECEIPT.parent.rmdir()
 
 
+@pytest.mark.slow
 def test_accounts_are_made_when_that_was_said_and_go_when_that_was_said(setup: Setup) -> None:
     before = etc()
     arguments = ["--no-unit", "--person", "corral-test-daniel", "--create-accounts"]

@@ -187,10 +187,12 @@ class TestCorralRun:
         return done.returncode, done.stderr
 
     @pytest.mark.parametrize("status", [0, 3, 125])
+    @pytest.mark.slow
     def test_the_commands_own_status(self, status: int, service: Service) -> None:
         assert self.run(service, "sh", "-c", f"exit {status}")[0] == status
 
     @pytest.mark.parametrize("number", [1, 9, 15])
+    @pytest.mark.slow
     def test_128_and_the_signal_that_ended_it(self, number: int, service: Service) -> None:
         assert self.run(service, "sh", "-c", f"kill -{number} $$")[0] == 128 + number
 

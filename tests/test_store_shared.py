@@ -98,6 +98,7 @@ async def is_whole(folder: Path, shared: str, words: list[tuple[str, ...]]) -> N
     assert usage.input_tokens == sum(used.values())
 
 
+@pytest.mark.slow
 def test_processes_that_make_the_store_at_the_same_time_all_get_it(tmp_path: Path) -> None:
     for attempt in range(5):
         folder = tmp_path / str(attempt)

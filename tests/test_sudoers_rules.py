@@ -101,12 +101,14 @@ class TestWhatTheyAllow:
         assert sudo(service, person.name, interpreter, *words, "x").returncode == 1
         assert sudo(service, person.name, interpreter, "-c", "pass").returncode == 1
 
+    @pytest.mark.slow
     def test_each_of_them_works_without_a_password(self, service: Service, engine: Path, person: Account) -> None:
         assert sudo(service, person.name, str(engine), "app-server").returncode == 0
         sleeper = service.start(["/bin/sleep", "1000"], account=person)
         assert sudo(service, person.name, "/bin/kill", "-KILL", str(sleeper.pid)).returncode == 0
         assert service.wait_exit(sleeper) == -9
 
+    @pytest.mark.slow
     def test_no_other_program_no_other_account_and_not_root(
         self, service: Service, engine: Path, person: Account, stage: Stage
     ) -> None:
@@ -128,6 +130,7 @@ class TestWhatTheyAllow:
         assert not [line for line in seen if line.startswith(("NODE_OPTIONS", "BASH_ENV"))]
         assert sudo(service, person.name, str(engine), options=("NODE_OPTIONS=x",)).returncode == 1
 
+    @pytest.mark.slow
     def test_claude_can_be_started_in_a_folder_that_only_the_person_enters_and_codex_cannot(
         self, service: Service, engine: Path, person: Account
     ) -> None:

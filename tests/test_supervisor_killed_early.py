@@ -122,6 +122,7 @@ def held_boot(service: Service, moment: str) -> tuple[Path, Path, Path]:
 
 @pytest.mark.parametrize("moment", ["boot", "record", "command"])
 @pytest.mark.parametrize("reaper_too", [False, True], ids=["reaper_lives", "reaper_killed"])
+@pytest.mark.slow
 def test_a_supervisor_killed_at_one_moment_of_its_reapers_start(
     moment: str, reaper_too: bool, service: Service, supervisors: Callable[[str], Supervisors]
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_supervisor_killed_at_one_moment_of_its_reapers_start(
     assert not list((service.state_dir / "jobs").glob("*.job"))
 
 
+@pytest.mark.slow
 def test_a_supervisor_killed_at_any_moment_of_its_reapers_start(
     service: Service, supervisors: Callable[[str], Supervisors]
 ) -> None:

@@ -100,6 +100,7 @@ def stopped(shell: Shell, user: str | None) -> None:
     shell.expect("Stopped")
 
 
+@pytest.mark.slow
 def test_a_stopped_job_reads_nothing_and_reads_on_in_the_foreground(account: Route, shell: Shell) -> None:
     stopped(shell, account.user)
     for _ in range(6):
@@ -127,6 +128,7 @@ def test_in_the_background_it_stays_stopped(shell: Shell) -> None:
     shell.hears("first")
 
 
+@pytest.mark.slow
 def test_a_stopped_job_can_be_ended(account: Route, shell: Shell) -> None:
     stopped(shell, account.user)
     shell.command("kill %1")
