@@ -108,6 +108,7 @@ except ConfigError as error:
 
 
 @pytest.mark.cross_account
+@pytest.mark.slow
 def test_roots_file_is_read_by_the_service_where_it_may(service: Service) -> None:
     file = written(service.folder / "corral.toml", ONE_PERSON)
     file.chmod(0o644)

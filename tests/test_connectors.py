@@ -26,6 +26,7 @@ def own(folder: Path, **more: object) -> InProcess:
     return InProcess(kinds=kinds, state_dir=folder / "own", cwd=folder, **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 async def test_a_running_service_is_the_first_choice(tmp_path: Path) -> None:
     with serving(tmp_path, write_config(tmp_path)) as daemon:
         front = Watcher()

@@ -78,6 +78,7 @@ def test_end_leaves_nothing_and_proves_it(case: Case, driver: Driver, planted: P
 
 
 @every_tree_seldom
+@pytest.mark.slow
 def test_term_to_corral_run_leaves_nothing_and_proves_it(case: Case, service: Service, planted: Plant) -> None:
     plan = planted(case.tree)
     report = service.state_dir / "report.json"
@@ -129,6 +130,7 @@ def test_a_killed_reaper_leaves_nothing(case: Case, driver: Driver, planted: Pla
 
 
 @every_tree_seldom
+@pytest.mark.slow
 def test_the_sweep_ends_what_a_killed_supervisor_and_reaper_left(case: Case, driver: Driver, planted: Plant) -> None:
     job_of(driver, case, planted)
     driver.kill_with_reaper()
@@ -210,6 +212,7 @@ def test_a_stopped_sudo_does_not_hold_up_the_ending(driver: Driver, planted: Pla
 
 @pytest.mark.cross_account
 @pytest.mark.parametrize("name", ["depth_3", "ignores_term", "stopped", "respawner"])
+@pytest.mark.slow
 def test_a_killed_sudo_loses_nothing(name: str, driver: Driver, planted: Plant) -> None:
     job_of(driver, Case(TREES[name], "across_sudo"), planted)
     os.kill(driver.job["pid"], signal.SIGKILL)

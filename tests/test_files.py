@@ -445,6 +445,7 @@ class TestAcross:
         sudo_rules(commands=(" ".join(map(escaped_word, command)),))
         return command
 
+    @pytest.mark.slow
     def test_a_file_goes_both_ways(self, service: Service, person: Account, work: Path, rule: list[str]) -> None:
         common = {"account": person.name, "workspace": str(work)}
         answer = told(service, b"from the phone", act="put", name="../.photo.jpg", **common)

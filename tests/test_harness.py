@@ -43,6 +43,7 @@ def shown_states(seen: list[truth.Seen]) -> str:
 
 
 @pytest.mark.parametrize("tree", PLAIN)
+@pytest.mark.slow
 def test_a_tree_stands_and_the_judge_sees_all_of_it(
     tree: Tree, account: Route, service: Service, planted: Callable[[Tree], Planted]
 ) -> None:

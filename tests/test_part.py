@@ -57,6 +57,7 @@ def pythons(service: Service, number: int) -> None:
     wait_until(there, what=f"{number} slept", picture=lambda: truth.picture(service.judge.alive()))
 
 
+@pytest.mark.slow
 def test_what_is_chosen_goes_and_the_rest_stays(service: Service, driver: Driver, account: Route) -> None:
     kept, chosen = grow(service, driver, account)
     assert len(chosen) == 3, "two in sessions of their own and a daemon"

@@ -25,6 +25,7 @@ def in_a_namespace(program: str, *arguments: str) -> dict[str, Any]:
 
 @pytest.mark.cross_account
 @pytest.mark.parametrize("walk", ["children_files", "scan", "subreaper", "portable", "adopted", "orphans", "ps"])
+@pytest.mark.slow
 def test_a_pid_that_was_handed_to_a_stranger_during_the_walk_leads_to_nobody(walk: str) -> None:
     seen = in_a_namespace("pid_reuse.py", walk)
     found = [tuple(one) for one in seen["found"]]

@@ -104,6 +104,7 @@ def named_in(record: Path) -> set[int]:
 @pytest.mark.parametrize(
     ("tree", "across", "way"), cases([tree for tree in TREES.values() if tree.name not in UNPROMISED])
 )
+@pytest.mark.slow
 def test_a_tree_that_hangs_together_is_ended_and_the_verdict_claims_no_proof(
     tree: Tree, across: bool, way: Way, driver: Driver, planted: Plant
 ) -> None:

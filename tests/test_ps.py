@@ -162,6 +162,7 @@ def test_a_job_whose_supervisor_and_reaper_are_dead_is_orphaned_until_it_is_swep
     assert jobs(driver.service) == []
 
 
+@pytest.mark.slow
 def test_a_record_of_which_nothing_lives_is_not_shown_and_not_removed(driver: Driver) -> None:
     """Showing changes nothing: clearing away is the sweep's."""
     driver.start_job(["/bin/sleep", "1000"])

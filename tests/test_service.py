@@ -829,6 +829,7 @@ class TestWhoHoldsAConversation:
 
 
 class TestWhatHangs:
+    @pytest.mark.slow
     async def test_processes_that_cannot_be_looked_at_are_no_reason_to_wait(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
