@@ -1,5 +1,6 @@
 """A figure: what was measured, how often, and how it compares."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -66,5 +67,7 @@ class Section:
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> float:
-    """Return the median of the ratios round by round: what slows a whole round down cancels out."""
-    return statistics.median(value / other for value, other in zip(values, base, strict=True))
+    """Return the median of the ratios round by round: what slows a whole round down cancels out; nan for none."""
+    # A stall can be too short for the clock to see.
+    ratios = [value / other for value, other in zip(values, base, strict=True) if other > 0]
+    return statistics.median(ratios) if ratios else math.nan

@@ -1,6 +1,7 @@
 """The tables: for the terminal, for the README, and for results.json."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -40,7 +41,7 @@ def cells(figure: Figure) -> list[str]:
         figure.contender,
         str(len(figure.values)),
         *(f"{_round(value)} {figure.unit}" for value in (min(figure.values), figure.median, max(figure.values))),
-        "" if figure.ratio is None else f"{_round(figure.ratio)}x",
+        "" if figure.ratio is None or math.isnan(figure.ratio) else f"{_round(figure.ratio)}x",
         left,
         figure.note,
     ]
