@@ -79,6 +79,10 @@ async def run(
     await stopper.finish()
     await ender.finish()
     _write(report, descriptor, say)
+    return await _ended(job, report, say)
+
+
+async def _ended(job: Job, report: Report, say: Callable[[str], None]) -> int:
     for notice in (*job.notices, *report.notes):
         say(notice)
     if not report.empty:

@@ -240,7 +240,7 @@ class LocalSeat:
         """Wait at most `timeout` seconds for what it has begun, and for its front end to hear of the end."""
         await asyncio.gather(self._tasks.settle(timeout), self._queue.settle(timeout))
 
-    # How.
+    # Internals.
 
     def _refuses(self) -> bool:
         if self._over:

@@ -184,30 +184,14 @@ class Service:
         who = self.person(person)
         if self.refuses(person, identity):
             raise AccessError
-        unread = ""
-        try:
-            row = await resuming.row_for(self.store, person, channel, resume)
-        except StoreError as error:
-            log.error("the store failed", error=str(error))
-            if resume:
-                raise LookupError(f"earlier conversations cannot be read: {error}") from None
-            row, unread = None, f"the conversation that was held here cannot be read: {error}; this is a new one"
-        taken = await self.take_up(row) if row is not None else None
-        if isinstance(taken, str):
-            if resume:
-                raise LookupError(taken)
-            taken = None
+        taken, unread = await self._taken_up(person, channel, resume)
         if self.refuses(person, identity):  # meanwhile
             if taken is not None:
                 self.forget_if_unused(taken)
             raise AccessError
         begun = taken or self.begin(ref or ConversationRef(person, self._config.engine_of(who), ""))
-        welcome = Welcome(
-            person,
-            begun.ref.engine,
-            tuple(command.help for command in commands.COMMANDS.values()),
-            begun.ref.workspace or who.workspace,
-        )
+        helps = tuple(command.help for command in commands.COMMANDS.values())
+        welcome = Welcome(person, begun.ref.engine, helps, begun.ref.workspace or who.workspace)
         seat = LocalSeat(self, commands.find, identity, person, front, begun, welcome, channel)
         self.seats.add(seat)
         try:
@@ -222,6 +206,25 @@ class Service:
             seat.detach()
             raise
         return seat
+
+    async def _taken_up(self, person: str, channel: str, resume: str | None) -> tuple[Conversation | None, str]:
+        """The conversation to go on with, None for a new one; and what to tell where the store cannot say.
+
+        Raises LookupError with a sentence where somebody asked to resume, and there is nothing to resume.
+        """
+        try:
+            row = await resuming.row_for(self.store, person, channel, resume)
+        except StoreError as error:
+            log.error("the store failed", error=str(error))
+            if resume:
+                raise LookupError(f"earlier conversations cannot be read: {error}") from None
+            return None, f"the conversation that was held here cannot be read: {error}; this is a new one"
+        taken = await self.take_up(row) if row is not None else None
+        if isinstance(taken, str):
+            if resume:
+                raise LookupError(taken)
+            return None, ""
+        return taken, ""
 
     def left(self, seat: SeatPlace) -> None:
         """A front end has gone; its conversation is kept as long as it has a backend, and for as long as that lasts."""
@@ -334,7 +337,7 @@ class Service:
         left = await backend.background()
         return await LOOKING.run(lambda: described(left), LOOK_TIMEOUT)
 
-    # How.
+    # Internals.
 
     async def _is_let_go(self, conversation_id: str) -> bool:
         """Wait until no backend of the conversation is being ended, as long as that may take; whether it is so."""
