@@ -83,3 +83,8 @@ def test_the_script_of_each_shell_is_printed(shell: str) -> None:
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert "_COMPLETE=complete_" in done.stdout
+
+
+def test_a_module_that_cannot_be_loaded_prints_nothing(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pydantic'] = None\n")
+    assert offered("corral end a", PYTHONPATH=str(tmp_path)) == []
