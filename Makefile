@@ -49,6 +49,7 @@ bench:
 site:
 	@sh tools/env.sh docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@$(BIN)/python tools/offline_site.py .cache/site
 	@echo "open .cache/site/index.html"
 
 recording:
