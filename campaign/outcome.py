@@ -21,6 +21,7 @@ HELD_WITHIN = 14.0
 UNREACHABLE = frozenset({"fork refused", "few descriptors", "hung sudo", "hidepid"})
 CANCELLED = "a cancelled start has no report that could name what the reaper cannot end and holds"
 EXITS_WITHIN = 15.0
+REAPER_EXITS_WITHIN = 5.0
 LONG_DEAD = 1.5
 OWN_CALLS_WITHIN = 7.0
 
@@ -191,6 +192,11 @@ class Outcome:
             )
 
     def _judge_clean(self, look: Look, result: dict[str, Any]) -> None:
+        if look.reapers and not look.tree:
+            # Its record is removed before its last report, and only then it exits.
+            with suppress(HungError):
+                self.world.wait(lambda: not self.world.observer.look().reapers, REAPER_EXITS_WITHIN, "it had exited")
+            look = self.world.observer.alive()
         if not look.tree and not look.reapers:
             return
         if excuse := self._excuse() or self._excuse_clean():
