@@ -49,11 +49,16 @@ class Harm:
         for seen in (truth.look(pid) for pid in truth.pids()):
             if seen is None or self.world.marker in seen.command or "T" not in seen.threads:
                 continue
-            if seen.parent in recyclers and seen.uids[0] == self.world.slot.person.uid and self._uses_sudo():
+            if self._is_heirs(seen, recyclers) and seen.uids[0] == self.world.slot.person.uid and self._uses_sudo():
                 self.world.find("excused", f"stopped and left so, {seen}: {WINDOW}")
             else:
                 self.world.find("harmed", f"stopped and left so: {seen}")
             truth.kill(seen, signal.SIGCONT)
+
+    def _is_heirs(self, seen: truth.Seen, recyclers: set[int]) -> bool:
+        """Whether it was born with a member's pid, or is the child of one that was."""
+        parent = truth.look(seen.parent)
+        return seen.parent in recyclers or (parent is not None and parent.parent in recyclers)
 
     def _how(self, planted: Planted) -> str:
         return f"status {self.world.statuses.get(planted.who)}, recorded {self._recorded(planted)}"
