@@ -1,6 +1,8 @@
 """`corral setup` on a machine of its own: /etc is a copy, and /usr/local/bin has the engine."""
 
+import fcntl
 import json
+import os
 import pwd
 import subprocess
 from collections.abc import Callable, Iterator
@@ -206,6 +208,98 @@ def test_accounts_are_made_when_that_was_said_and_go_when_that_was_said(setup: S
     assert {key: text for key, text in etc().items() if "passwd" not in key and "group" not in key} == {
         key: text for key, text in before.items() if "passwd" not in key and "group" not in key
     }
+
+
+@pytest.mark.slow
+def test_a_setup_of_another_service_does_not_hide_the_first_from_a_removal(setup: Setup, person: Account) -> None:
+    arguments = ["--no-unit", "--person", f"daniel:{person.name}"]
+    assert setup(*arguments, "--apply")[0] == 0
+    try:
+        before, receipt = etc(), RECEIPT.read_bytes()
+        for other in (["--state-dir", "/var/lib/corral-other"], ["--service-user", "corral-test-other"]):
+            status, steps = setup(*arguments, *other, "--apply")
+            assert (status, "undo it first" in json.dumps(steps)) == (1, True), steps
+            assert etc() == before
+        assert RECEIPT.read_bytes() == receipt
+    finally:
+        assert setup("--remove", "--apply", "--state")[0] == 0
+
+
+@pytest.mark.slow
+def test_an_account_that_was_made_anew_since_is_not_removed(setup: Setup) -> None:
+    name = "corral-test-daniel"
+    assert setup("--no-unit", "--person", name, "--create-accounts", "--apply")[0] == 0
+    home = Path(pwd.getpwnam(name).pw_dir)
+    subprocess.run(["usermod", "--uid", "59871", name], check=True)
+    try:
+        status, steps = setup("--remove", "--apply", "--state", "--accounts")
+        assert status == 0, steps
+        assert states(steps)[f"account {name}"] == "left"
+        assert pwd.getpwnam(name).pw_uid == 59871
+    finally:
+        subprocess.run(["userdel", name], check=True)
+        subprocess.run(["rm", "-rf", str(home), "/etc/corral"], check=True)
+
+
+@pytest.mark.slow
+def test_a_file_with_the_right_text_and_another_owner_is_written_anew(setup: Setup, person: Account) -> None:
+    arguments = ["--no-unit", "--person", f"daniel:{person.name}", "--apply"]
+    assert setup(*arguments)[0] == 0
+    try:
+        rules = Path("/etc/sudoers.d/corral")
+        os.chown(rules, person.uid, -1)
+        status, steps = setup(*arguments)
+        assert status == 0, steps
+        assert rules.stat().st_uid == 0
+    finally:
+        assert setup("--remove", "--apply", "--state")[0] == 0
+
+
+RECEIPT_TEXT = '{"version": 1, "state_dir": "/x", "service_user": "games", "made_folder": true, "made": [%s]}'
+
+
+@pytest.mark.parametrize(
+    ("text", "uid", "mode"),
+    [
+        pytest.param(RECEIPT_TEXT % '{"kind": "file", "name": "/etc/passwd", "digest": ""}', 5, 0o600, id="of another"),
+        pytest.param(RECEIPT_TEXT % '{"kind": "file", "name": "/etc/passwd", "digest": ""}', 0, 0o666, id="open"),
+        pytest.param(RECEIPT_TEXT[:40], 0, 0o600, id="cut off"),
+        pytest.param(RECEIPT_TEXT % '{"kind": "file", "name": "passwd"}', 0, 0o600, id="relative"),
+        pytest.param(RECEIPT_TEXT % '{"kind": "disk", "name": "/etc"}', 0, 0o600, id="unknown kind"),
+        pytest.param(RECEIPT_TEXT.replace('"games"', '""') % '{"kind": "file", "name": "/x"}', 0, 0o600, id="nobody's"),
+        pytest.param(RECEIPT_TEXT.replace('"/x"', "7") % '{"kind": "file", "name": "/x"}', 0, 0o600, id="a number"),
+    ],
+)
+def test_a_receipt_that_no_setup_wrote_undoes_nothing(setup: Setup, text: str, uid: int, mode: int) -> None:
+    RECEIPT.parent.mkdir()
+    RECEIPT.write_text(text)
+    os.chown(RECEIPT, uid, -1)
+    RECEIPT.chmod(mode)
+    try:
+        before = etc()
+        status, steps = setup("--remove", "--apply", "--state", "--accounts")
+        assert (status, "remove by hand" in json.dumps(steps)) == (1, True), steps
+        assert etc() == before
+    finally:
+        RECEIPT.unlink()
+        RECEIPT.parent.rmdir()
+
+
+def test_a_setup_waits_for_no_other_and_says_so(setup: Setup, person: Account) -> None:
+    descriptor = os.open(ETC, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        status, steps = setup("--no-unit", "--person", f"daniel:{person.name}", "--apply")
+        assert (status, "another `corral setup` is at work" in json.dumps(steps)) == (1, True), steps
+        assert setup("--no-unit", "--person", f"daniel:{person.name}")[0] == 0  # a look needs no turn
+    finally:
+        os.close(descriptor)
+
+
+def test_sudoers_in_another_encoding_are_read(setup: Setup, person: Account) -> None:
+    SUDOERS.write_bytes(SUDOERS.read_bytes() + b"# f\xfcr uns\n")
+    status, steps = setup("--no-unit", "--person", f"daniel:{person.name}")
+    assert (status, states(steps)["sudo"]) == (0, "done"), steps
 
 
 def test_only_root_may(machine: Service) -> None:

@@ -172,32 +172,34 @@ def setup(
     as_json: AsJson = False,
 ) -> None:
     """Set the service up, or undo that."""
+    from contextlib import nullcontext
+
     from corral.install.setup import plan, removal
     from corral.install.setup.errors import SetupError
-    from corral.install.setup.receipt import Receipt
+    from corral.install.setup.receipt import Receipt, alone
 
     if (state or accounts) and not remove:
         raise typer.BadParameter("--state and --accounts belong to --remove")
     if os.geteuid() != 0:
         say("this changes the machine, and looks into what only root may see: run it with sudo")
         raise typer.Exit(1)
+    places = (config.absolute(), state_dir.absolute(), socket.absolute())
     try:
-        receipt = Receipt.read()
-        if remove:
-            if not receipt.made:
-                say(f"there is nothing to undo: {receipt.path} names nothing that a setup has made")
-                raise typer.Exit(0)
-            steps = removal.steps(receipt, state=state, accounts=accounts)
-        else:
-            people = tuple(plan.newcomer(written) for written in person or ())
-            places = (config.absolute(), state_dir.absolute(), socket.absolute())
-            wanted = plan.Wanted(people, service_user, engine, *places, unit, create_accounts)
-            steps = plan.steps(wanted)
-            receipt.state_dir, receipt.service_user = str(wanted.state_dir), service_user
+        with alone() if apply else nullcontext():
+            receipt = Receipt.read()
+            if remove:
+                if not receipt.made:
+                    say(f"there is nothing to undo: {receipt.path} names nothing that a setup has made")
+                    raise typer.Exit(0)
+                steps = removal.steps(receipt, state=state, accounts=accounts)
+            else:
+                people = tuple(plan.newcomer(written) for written in person or ())
+                steps = plan.steps(plan.Wanted(people, service_user, engine, *places, unit, create_accounts))
+                receipt.belongs_to(service_user, places[1])
+            refused = _go(steps, receipt, apply=apply, as_json=as_json)
     except SetupError as error:
         say(str(error))
         raise typer.Exit(1) from None
-    refused = _go(steps, receipt, apply=apply, as_json=as_json)
     if remove and apply and not refused and not as_json:
         for sentence in removal.left(receipt):
             typer.echo(f"left: {sentence}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,21 @@ class Said:
         return next((line for text in (self.out, self.err) for line in text.splitlines() if line.strip()), "").strip()
 
 
-def call(argv: Sequence[str], seconds: float = 10.0) -> Said:
-    """Run a program of this account, in plain English. Raises nothing: what went wrong is in the answer."""
+def call(
+    argv: Sequence[str],
+    seconds: float = 10.0,
+    *,
+    env: Mapping[str, str] | None = None,
+    account: pwd.struct_passwd | None = None,
+) -> Said:
+    """Run a program, in plain English. Raises nothing: what went wrong is in the answer.
+
+    env: its environment; by default this process's. account: whom it runs as, from /, if this is root.
+    """
+    become: dict[str, Any] = {}
+    if account is not None:
+        groups = os.getgrouplist(account.pw_name, account.pw_gid)
+        become = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups, "cwd": "/"}
     try:
         program = subprocess.Popen(
             list(argv),
@@ -34,7 +49,8 @@ def call(argv: Sequence[str], seconds: float = 10.0) -> Said:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, "LC_ALL": "C"},
+            env={**(os.environ if env is None else env), "LC_ALL": "C"},
+            **become,
         )
     except OSError as error:
         return Said(None, "", f"{argv[0]} cannot be run: {error.strerror}")

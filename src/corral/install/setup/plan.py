@@ -90,7 +90,10 @@ def _check(wanted: Wanted) -> None:
     for name in (wanted.service_user, *(person.os_user or "" for person in wanted.people)):
         if not _ACCOUNT.fullmatch(name):
             raise SetupError(f"{name!r} is not a name for an account: letters (a-z), digits, _ and -, up to 32")
-    if any(person.os_user == wanted.service_user for person in wanted.people):
+    service = account(wanted.service_user)
+    uids = {entry.pw_uid for person in wanted.people if (entry := account(person.os_user or "")) is not None}
+    same = any(person.os_user == wanted.service_user for person in wanted.people)
+    if same or (service is not None and service.pw_uid in uids):
         raise SetupError(
             f"{wanted.service_user} is the service's account: an agent that ran as it could read what everybody said; "
             "give the person an account of their own"
@@ -226,7 +229,7 @@ class SudoStep:
         if sudo.find() is None:
             return Look("refused", "is not installed", "install it (Debian: apt-get install sudo)")
         try:
-            included = _INCLUDES.search(SUDOERS.read_text())
+            included = _INCLUDES.search(SUDOERS.read_text(errors="replace"))
         except OSError as error:
             return Look("refused", f"{SUDOERS} cannot be read: {error.strerror}", "run this as root")
         if not included:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from corral.install import units
 from corral.install.accounts import program as own_program
+from corral.install.calls import call
 from corral.install.setup.errors import SetupError
 from corral.install.setup.receipt import Made, digest_of
 from corral.install.setup.step import Look, Step
-from corral.install.setup.steps import SYSTEMD, account, as_account, must
+from corral.install.setup.steps import SYSTEMD, account, as_account, must, program
 
 if TYPE_CHECKING:
     from corral.install.setup.receipt import Receipt
@@ -29,7 +31,8 @@ def steps(receipt: Receipt, *, state: bool, accounts: bool) -> list[Step]:
     """
     order = list(reversed(receipt.made))
     services: list[Step] = [StopStep(one) for one in order if one.kind == "service"]
-    files: list[Step] = [UnwriteStep(one) for one in order if one.kind == "file"]
+    names = dict.fromkeys(one.name for one in order if one.kind == "file")
+    files: list[Step] = [UnwriteStep(Path(name)) for name in names]
     folders: list[Step] = [
         EmptyStep(one, whole=state and _is_state(one, receipt)) for one in order if one.kind == "folder"
     ]
@@ -66,8 +69,18 @@ class StopStep:
 
     def do(self, receipt: Receipt) -> None:
         if SYSTEMD.exists():
-            must(["systemctl", "disable", "--now", "--quiet", self.made.name], _SWEEP_TIMEOUT)
+            self._stop()
         receipt.drop(self.made)
+
+    def _stop(self) -> None:
+        show = [program("systemctl"), "show", "--property=LoadState", "--value", self.made.name]
+        if call(show, 20.0).out.strip() != "not-found":
+            must(["systemctl", "stop", "--quiet", self.made.name], _SWEEP_TIMEOUT)
+        disable = ["systemctl", "disable", "--quiet", self.made.name]
+        if Path(units.UNIT).exists():
+            must(disable, _SWEEP_TIMEOUT)
+        else:  # refused without its file, which somebody has removed; a link to it that is left starts nothing
+            call([program(disable[0]), *disable[1:]], _SWEEP_TIMEOUT)
 
 
 @dataclass(frozen=True)
@@ -99,32 +112,30 @@ class NothingRunsStep:
 class UnwriteStep:
     """Remove a file, if it is as it was written."""
 
-    made: Made
+    path: Path
 
     @property
     def title(self) -> str:
-        return f"file {self.made.name}"
+        return f"file {self.path}"
 
     def look(self, receipt: Receipt) -> Look:
-        if self.made not in receipt.made:
+        if not receipt.names("file", str(self.path)):
             return Look("done", "is gone")
         try:
-            text = Path(self.made.name).read_text()
+            ours = not self.path.is_symlink() and receipt.wrote(self.path, digest_of(self.path.read_text()))
         except FileNotFoundError:
             return Look("todo", "is gone already")
         except (OSError, UnicodeDecodeError):
-            return Look("left", "was changed since: it is somebody's work now")
-        if digest_of(text) != self.made.digest:
-            return Look("left", "was changed since: it is somebody's work now")
-        return Look("todo", "remove it")
+            ours = False
+        return Look("todo", "remove it") if ours else Look("left", "was changed since: it is somebody's work now")
 
     def do(self, receipt: Receipt) -> None:
         try:
-            Path(self.made.name).unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
         except OSError as error:
-            raise SetupError(f"{self.made.name} cannot be removed: {error.strerror}") from None
-        receipt.drop(self.made)
-        if self.made.name.startswith("/etc/systemd/") and SYSTEMD.exists():
+            raise SetupError(f"{self.path} cannot be removed: {error.strerror}") from None
+        receipt.drop(Made("file", str(self.path)))
+        if str(self.path).startswith("/etc/systemd/") and SYSTEMD.exists():
             must(["systemctl", "daemon-reload"])
 
 
@@ -184,6 +195,11 @@ class AccountGoesStep:
     def look(self, receipt: Receipt) -> Look:
         if self.made not in receipt.made:
             return Look("done", "is gone")
+        entry = account(self.made.name)
+        if entry is not None and not self.made.digest:
+            return Look("left", "a setup was cut off as it made it, or somebody else made it", "userdel, by hand")
+        if entry is not None and str(entry.pw_uid) != self.made.digest:
+            return Look("left", f"was made anew since (uid {entry.pw_uid}, not {self.made.digest}): is somebody's now")
         if not self.allowed:
             return Look("left", "stays with its home", "--accounts removes accounts, and leaves their homes")
         return Look("todo", f"userdel {self.made.name}; its home stays")

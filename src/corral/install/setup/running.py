@@ -28,7 +28,14 @@ class Result:
 def look_at(steps: Sequence[Step], receipt: Receipt) -> Iterator[Result]:
     """What each step would do. Nothing is changed."""
     for step in steps:
-        yield Result(step.title, step.look(receipt))
+        yield Result(step.title, _looked(step, receipt))
+
+
+def _looked(step: Step, receipt: Receipt) -> Look:
+    try:
+        return step.look(receipt)
+    except SetupError as error:
+        return Look("refused", str(error))
 
 
 def carry_out(steps: Sequence[Step], receipt: Receipt, begin: Callable[[str], None]) -> Iterator[Result]:
@@ -37,7 +44,7 @@ def carry_out(steps: Sequence[Step], receipt: Receipt, begin: Callable[[str], No
     `begin` hears of each step that takes its time.
     """
     for step in steps:
-        look = step.look(receipt)
+        look = _looked(step, receipt)
         if look.state == "todo":
             begin(f"{step.title}: {look.detail}")
             try:

@@ -7,12 +7,12 @@ import pwd
 import shlex
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from corral.backends.environment import HOST_NAMES
 from corral.install.calls import Said, call
 from corral.install.setup.errors import SetupError
 from corral.install.setup.receipt import digest_of, put
@@ -25,6 +25,7 @@ LATER = Look("todo", "once the accounts are there")
 START_TIMEOUT = 120.0  # seconds for a unit to say that it is ready; it sweeps first
 SYSTEMD = Path("/run/systemd/system")
 """Is there where systemd runs: sd_booted(3)."""
+_KEPT = HOST_NAMES | {"PATH", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
 _USUAL = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -37,30 +38,15 @@ def account(name: str) -> pwd.struct_passwd | None:
 
 
 def as_account(name: str, argv: Sequence[str], timeout: float) -> Said:
-    """Run a program as an account that root may become, with its home and root's search path. Raises nothing."""
+    """Run a program as an account that root may become, with its home and root's search path. Raises nothing.
+
+    Of root's environment it gets what an agent gets of a service's: what else root has there is not for that account.
+    """
     entry = account(name)
     assert entry is not None, "the accounts come first"
-    env = {**os.environ, "HOME": entry.pw_dir, "USER": name, "LOGNAME": name, "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            cwd="/",
-            env=env,
-            user=entry.pw_uid,
-            group=entry.pw_gid,
-            extra_groups=os.getgrouplist(name, entry.pw_gid),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Said(None, "", f"{shlex.join(argv)} gave no answer in {timeout:g} s")
-    except OSError as error:
-        return Said(None, "", f"{argv[0]} cannot be run as {name}: {error.strerror}")
-    return Said(done.returncode, done.stdout, done.stderr)
+    kept = {key: value for key, value in os.environ.items() if key in _KEPT or key.startswith("LC_")}
+    own = {"HOME": entry.pw_dir, "USER": name, "LOGNAME": name}
+    return call(argv, timeout, env={**kept, **own}, account=entry)
 
 
 def program(name: str) -> str:
@@ -102,10 +88,17 @@ class AccountStep:
         return Look("todo", shlex.join(self.command))
 
     def do(self, receipt: Receipt) -> None:
-        must(self.command)
-        if account(self.name) is None:
+        receipt.begin("account", self.name)
+        try:
+            must(self.command)
+        except SetupError:
+            receipt.failed("account", self.name)
+            raise
+        entry = account(self.name)
+        if entry is None:
+            receipt.failed("account", self.name)
             raise SetupError(f"`{shlex.join(self.command)}` made no account {self.name}: make it by hand")
-        receipt.add("account", self.name)
+        receipt.add("account", self.name, str(entry.pw_uid))
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ class FolderStep:
     def title(self) -> str:
         return f"folder {self.path}"
 
-    def look(self, receipt: Receipt) -> Look:  # noqa: ARG002 - a folder is right or not, whoever made it
+    def look(self, receipt: Receipt) -> Look:
         entry = account(self.owner)
         if self.path.is_symlink():
             return Look("refused", "is a symbolic link", "remove it, or name the folder that it leads to")
@@ -136,6 +129,8 @@ class FolderStep:
             return Look("done", f"is there, {self.mode:04o}, of {self.owner}")
         if entry is None:
             return LATER
+        if receipt.names("folder", str(self.path)) and about.st_uid == os.geteuid() and not any(self.path.iterdir()):
+            return Look("todo", f"give it to {self.owner}, {self.mode:04o}: a setup was cut off there")
         commands = f"chown {self.owner} {shlex.quote(str(self.path))} && chmod {self.mode:04o} {self.path}"
         return Look("refused", "is there with another owner or mode", f"if nobody else needs it: {commands}")
 
@@ -145,14 +140,33 @@ class FolderStep:
         try:
             for parent in reversed(self.path.parents):
                 if not parent.exists():
-                    parent.mkdir(mode=0o755)
-                    receipt.add("folder", str(parent))
-            self.path.mkdir(mode=0o700)
-            os.chown(self.path, entry.pw_uid, entry.pw_gid)
-            self.path.chmod(self.mode)
+                    _make_folder(parent, 0o755, receipt)
+            if not receipt.names("folder", str(self.path)) or not self.path.exists():
+                _make_folder(self.path, 0o700, receipt)
+            self._give(entry)
         except OSError as error:
             raise SetupError(f"{self.path} cannot be made: {error.strerror}") from None
-        receipt.add("folder", str(self.path))
+
+    def _give(self, entry: pwd.struct_passwd) -> None:
+        """Give the folder that root has just made to its owner, and no other that is in its place now. OSError."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(descriptor).st_uid != os.geteuid() or os.listdir(descriptor):  # noqa: PTH208 - of the descriptor
+                raise SetupError(f"{self.path} was replaced while it was made: somebody else may write to its parent")
+            os.fchmod(descriptor, self.mode)
+            os.fchown(descriptor, entry.pw_uid, entry.pw_gid)
+        finally:
+            os.close(descriptor)
+
+
+def _make_folder(path: Path, mode: int, receipt: Receipt) -> None:
+    """Make one folder. Raises OSError, SetupError."""
+    receipt.begin("folder", str(path))
+    try:
+        path.mkdir(mode=mode)
+    except OSError:
+        receipt.failed("folder", str(path))
+        raise
 
 
 @dataclass(frozen=True)
@@ -206,7 +220,8 @@ class FileStep:
             return Look("todo", f"write it, {self.mode:04o}")
         except UnicodeDecodeError:
             there = ""
-        if there == text and stat.S_IMODE(self.path.stat().st_mode) == self.mode:
+        about = self.path.stat()
+        if there == text and (about.st_uid, stat.S_IMODE(about.st_mode)) == (os.geteuid(), self.mode):
             return Look("done", "is as it should be")
         if there == text or receipt.wrote(self.path, digest_of(there)):
             return Look("todo", f"write it anew, {self.mode:04o}")
@@ -220,8 +235,8 @@ class FileStep:
             if self.path.parent == receipt.path.parent:
                 receipt.make_folder()
             elif not self.path.parent.exists():
-                self.path.parent.mkdir(mode=0o755)
-                receipt.add("folder", str(self.path.parent))
+                _make_folder(self.path.parent, 0o755, receipt)
+            receipt.begin("file", str(self.path), digest_of(text))
             put(self.path, text, mode=self.mode, gid=entry.pw_gid if entry is not None else 0)
         except OSError as error:
             raise SetupError(f"{self.path} cannot be written: {error.strerror}") from None
