@@ -8,6 +8,7 @@ import re
 import signal
 import stat
 import subprocess
+import sys
 import threading
 import time
 import unicodedata
@@ -130,6 +131,13 @@ class TestPut:
         monkeypatch.setattr(files, "TIMEOUT", 1.0)
         with pytest.raises(FilesError, match="not handed over within 1 s"):
             await Files().put(place, "slow", endless(), owner=None)
+        assert held(place) == []
+
+    async def test_a_source_that_stalls_is_given_up(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(files, "STALL_TIMEOUT", 2.0)
+        async with asyncio.timeout(SOON):
+            with pytest.raises(FilesError, match="nothing came of slow for 2 s"):
+                await Files().put(place, "slow", endless(), owner=None)
         assert held(place) == []
 
     async def test_its_folder_is_never_behind_a_link(self, place: Place, tmp_path: Path) -> None:
@@ -364,6 +372,37 @@ class TestGet:
         with pytest.raises(TimeoutError, match="mine"):
             async with Files().get(place, "a", owner=None):
                 raise TimeoutError("mine")
+
+
+NO_ANSWERS = [
+    "no JSON",
+    "[" * 60_000,
+    "x" * 200_000,
+    "7",
+    "[]",
+    "{}",
+    '{"path": 7, "name": 7, "size": 7}',
+    '{"path": "/etc/passwd", "name": "", "size": 1}',
+    '{"path": ".corral/inbox/../../x", "name": "a", "size": -1}',
+    '{"path": ".corral/inbox/a\\nb", "name": "a", "size": true}',
+    '{"path": ".corral/inbox/a\\u202eb", "name": "a", "size": 1000000000000000000000}',
+    '{"path": ".corral/inbox/a\\ud800", "name": "a\\ud800", "size": 1}',
+]
+
+
+@pytest.mark.parametrize("answer", NO_ANSWERS, ids=range(len(NO_ANSWERS)))
+async def test_an_answer_that_another_program_of_the_account_wrote_is_refused(
+    answer: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever runs as the account can open the helper's pipes in /proc.
+    (tmp_path / "answer").write_text(answer)
+    helper = "import sys; sys.stdin.buffer.readline(); print(open(sys.argv[1]).read(), flush=True); sys.stdin.read()"
+    monkeypatch.setattr(files, "command", lambda: [sys.executable, "-c", helper, str(tmp_path / "answer")])
+    with pytest.raises(FilesError, match="makes no sense"):
+        await Files().put(place, "a", pieces(b"x"), owner=None)
+    with pytest.raises(FilesError, match="makes no sense"):
+        async with Files().get(place, "a", owner=None):
+            pass
 
 
 async def test_a_person_has_only_so_many_at_once_and_others_do_not_wait(place: Place, tmp_path: Path) -> None:

@@ -227,18 +227,17 @@ def test_a_setup_of_another_service_does_not_hide_the_first_from_a_removal(setup
 
 @pytest.mark.slow
 def test_an_account_that_was_made_anew_since_is_not_removed(setup: Setup) -> None:
-    name = "corral-test-daniel"
-    assert setup("--no-unit", "--person", name, "--create-accounts", "--apply")[0] == 0
-    home = Path(pwd.getpwnam(name).pw_dir)
-    subprocess.run(["usermod", "--uid", "59871", name], check=True)
+    name = "corral-test-anew"
     try:
+        assert setup("--no-unit", "--person", name, "--create-accounts", "--apply")[0] == 0
+        subprocess.run(["usermod", "--uid", "59871", name], check=True)
         status, steps = setup("--remove", "--apply", "--state", "--accounts")
         assert status == 0, steps
         assert states(steps)[f"account {name}"] == "left"
         assert pwd.getpwnam(name).pw_uid == 59871
     finally:
-        subprocess.run(["userdel", name], check=True)
-        subprocess.run(["rm", "-rf", str(home), "/etc/corral"], check=True)
+        subprocess.run(["userdel", name], check=False)
+        subprocess.run(["rm", "-rf", f"/home/{name}", "/etc/corral"], check=True)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections import Counter
@@ -23,7 +24,7 @@ import structlog
 from corral.backends.launch import Launch
 from corral.printable import harmless, in_one_line, valid
 from corral.process import JobError, StartError
-from corral.service.files_as_account import PIECE, PIECE_BYTES
+from corral.service.files_as_account import FOLDER, INBOX, PIECE, PIECE_BYTES
 from corral.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ MOST_NAME = 200  # bytes of a file's name in UTF-8; file systems take 255, and a
 _PROGRAM = Path(__file__).with_name("files_as_account.py")
 _RULES = ("sudo_rule", "sudo_password", "sudo_environment", "sudo_refused")
 _CUT = "the transfer was cut off"
+_NO_SENSE = "the workspace gave an answer that makes no sense"
+_INBOX = re.compile(rf"{re.escape(FOLDER)}(-\d+)?/{re.escape(INBOX)}")
 
 
 class FilesError(Exception):
@@ -140,7 +143,10 @@ class Files:
         request = {"act": "put", "workspace": place.workspace, "name": safe_name(name), "most": most}
         async with self._helper(place, owner, request) as job:
             answer = await send_and_answer(_send(job, name, pieces, most), _answer(job, TIMEOUT))
-            return os.path.join(place.workspace, answer["path"])  # noqa: PTH118 - a text, not a file of this account
+            folder, _, taken = _told(answer, "path").rpartition("/")
+            if not _INBOX.fullmatch(folder) or safe_name(taken) != taken:
+                raise FilesError(_NO_SENSE)
+            return os.path.join(place.workspace, folder, taken)  # noqa: PTH118 - a text, not a file of this account
 
     @asynccontextmanager
     async def get(self, place: Place, path: str, *, owner: object, most: int = MOST_BYTES) -> AsyncIterator[FileOut]:
@@ -153,7 +159,10 @@ class Files:
         request = {"act": "get", "workspace": place.workspace, "path": valid(path), "most": most}
         async with self._helper(place, owner, request) as job:
             answer = await _answer(job)
-            yield FileOut(safe_name(answer["name"]), answer["size"], _pieces(job, answer["size"]))
+            size = answer.get("size")
+            if type(size) is not int or not 0 <= size <= most:
+                raise FilesError(_NO_SENSE)
+            yield FileOut(safe_name(_told(answer, "name")), size, _pieces(job, size))
 
     def stop(self, owner: object) -> None:
         """End the transfers of an owner, which then raise FilesError."""
@@ -233,7 +242,7 @@ async def _send(job: Job, name: str, pieces: AsyncIterable[bytes], most: int) ->
     """Give it all of the source. Raises FilesError, and whatever the source raises."""
     assert job.stdin is not None, "it is a pipe"
     taken = 0
-    async for data in pieces:
+    async for data in _in_time(name, pieces):
         taken += len(data)
         if taken > most:
             raise FilesError(f"{in_one_line(name)} is larger than {most:,} bytes, the most that is taken")
@@ -250,6 +259,23 @@ async def _send(job: Job, name: str, pieces: AsyncIterable[bytes], most: int) ->
     job.stdin.write(PIECE.pack(0))
 
 
+async def _in_time(name: str, pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The pieces. Raises FilesError if one does not come within STALL_TIMEOUT, and whatever the source raises."""
+    source = aiter(pieces)
+    while True:
+        stalled = asyncio.timeout(STALL_TIMEOUT)
+        try:
+            async with stalled:
+                data = await anext(source)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            if not stalled.expired():  # the source's own
+                raise
+            raise FilesError(f"nothing came of {in_one_line(name)} for {STALL_TIMEOUT:g} s") from None
+        yield data
+
+
 async def _answer(job: Job, within: float = STALL_TIMEOUT) -> dict[str, Any]:
     """What it answers to the request. Raises FilesError for its refusal, or where there is no answer."""
     assert job.stdout is not None, "it is a pipe"
@@ -257,14 +283,26 @@ async def _answer(job: Job, within: float = STALL_TIMEOUT) -> dict[str, Any]:
     try:
         async with asyncio.timeout(within):
             line = await job.stdout.readline()
+        answer: Any = json.loads(line) if line else {}
+    except (ValueError, RecursionError):  # a line without an end is a ValueError too
+        raise FilesError(_NO_SENSE) from None
     except TimeoutError:
         raise FilesError(f"the workspace gave no answer in {within:g} s") from None
     if not line:
         raise FilesError(await _why_silent(job))
-    answer: dict[str, Any] = json.loads(line)
+    if not isinstance(answer, dict):
+        raise FilesError(_NO_SENSE)
     if "error" in answer:
-        raise FilesError(in_one_line(answer["error"], 500))
+        raise FilesError(in_one_line(valid(str(answer["error"])), 500))
     return answer
+
+
+def _told(answer: dict[str, Any], key: str) -> str:
+    """A text of an answer. Whatever else runs as the account can write into it. Raises FilesError."""
+    text = answer.get(key)
+    if not isinstance(text, str) or not text or "\0" in text or valid(text) != text:
+        raise FilesError(_NO_SENSE)
+    return text
 
 
 async def _why_silent(job: Job) -> str:
