@@ -346,3 +346,37 @@ def test_from_names_to_a_turn_and_back_under_a_real_systemd(machine: Service, pe
     except NoSystemdError as error:
         pytest.skip(str(error))
     assert etc() == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_unit_whose_file_is_gone_does_not_keep_a_removal_from_its_end(machine: Service, person: Account) -> None:
+    if lacking := machine.stage.lacking or why_not():
+        pytest.skip(lacking)
+    setup = machine.corral("setup", "--service-user", machine.account.name, "--person", f"daniel:{person.name}")
+    setup += ["--state-dir", str(machine.folder / "service")]
+    clone = f'[Service]\nEnvironment="PYTHONPATH={machine.env["PYTHONPATH"]}"\n'
+    try:
+        with booted(machine.folder, {"corral.service.d/clone.conf": clone}, own_etc=True) as systemd:
+            done = systemd.run([*setup, "--apply"], machine.env)
+            assert done.returncode == 0, done.stdout + done.stderr
+            systemd.run(["rm", "/etc/systemd/system/corral.service"], machine.env)
+            removed = systemd.run(machine.corral("setup", "--remove", "--state", "--apply"), machine.env)
+            assert removed.returncode == 0, removed.stdout + removed.stderr
+            assert systemd.show("corral", "ActiveState") == "inactive"
+            assert systemd.run(["ls", "/etc/corral", "/etc/sudoers.d/corral"], machine.env).stdout == ""
+    except NoSystemdError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_a_read_only_etc_is_said_and_nothing_is_made(setup: Setup, machine: Service, person: Account) -> None:
+    before = etc()
+    namespace.bind(ETC, ETC)
+    try:
+        status, steps = setup("--no-unit", "--person", f"daniel:{person.name}", "--apply")
+        assert (status, "Read-only file system" in json.dumps(steps)) == (1, True), steps
+        assert not (machine.folder / "service").exists()
+    finally:
+        namespace.unmount(ETC)
+    assert etc() == before
