@@ -360,7 +360,11 @@ def test_a_unit_whose_file_is_gone_does_not_keep_a_removal_from_its_end(machine:
         with booted(machine.folder, {"corral.service.d/clone.conf": clone}, own_etc=True) as systemd:
             done = systemd.run([*setup, "--apply"], machine.env)
             assert done.returncode == 0, done.stdout + done.stderr
-            systemd.run(["rm", "/etc/systemd/system/corral.service"], machine.env)
+            by_hand = (
+                "systemctl disable --now corral && rm /etc/systemd/system/corral.service && systemctl daemon-reload"
+            )
+            done = systemd.run(["sh", "-c", by_hand], machine.env)
+            assert done.returncode == 0, done.stdout + done.stderr
             removed = systemd.run(machine.corral("setup", "--remove", "--state", "--apply"), machine.env)
             assert removed.returncode == 0, removed.stdout + removed.stderr
             assert systemd.show("corral", "ActiveState") == "inactive"
